@@ -1,0 +1,40 @@
+# `make` lists the commands. Everything a machine needs is installed by these targets.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+# The Lambda runtime's own minor version where the machine has it, else the newest Python >= 3.11.
+PYTHON ?= $(shell bash scripts/find-python.sh)
+VENV := .venv
+BIN := $(VENV)/bin
+SAM_VENV := .venv-sam
+PORT ?= 8000
+DATA_DIR ?= .vecmeter
+NAME ?= get_index_stats
+
+.PHONY: help
+help: ## list the commands
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+.PHONY: setup
+setup: $(VENV)/.ready ## create the environment from the pinned locks
+
+$(VENV)/.ready: requirements/dev.txt pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Vecmeter needs Python 3.11 or newer on PATH"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
+	@touch $@
+
+$(SAM_VENV)/.ready: requirements/sam.txt
+	test -x $(SAM_VENV)/bin/python || $(PYTHON) -m venv $(SAM_VENV)
+	$(SAM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/sam.txt
+	@touch $@
+
+.PHONY: sam-setup
+sam-setup: $(SAM_VENV)/.ready # the SAM CLI, in an environment of its own
+
+.PHONY: lock
+lock: setup ## pin requirements/*.in again (locks name no index host)
+	for name in layer dev sam; do \
+	  $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-emit-index-url \
+	    --no-emit-find-links requirements/$$name.in -o requirements/$$name.txt || exit 1; done

@@ -1,0 +1,6 @@
+"""Entry point of the upsert function."""
+
+from upsert_function.routes import router
+from vecmeter.http.lambda_adapter import create_handler
+
+handler = create_handler(router)

@@ -1,0 +1,270 @@
+"""The local stack: PostgreSQL, the DynamoDB emulator and the HTTP server, up until asked to stop."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from vecmeter_local.data_folder import DataFolder
+from vecmeter_local.emulator import DynamoDbEmulator
+from vecmeter_local.environment import composition_environment
+from vecmeter_local.postgres import PostgresServer
+from vecmeter_local.processes import Child, LocalStackError
+from vecmeter_local.scheduler import Scheduler
+from vecmeter_local.server import HttpServer, listen, url_of
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+
+    from vecmeter.runtime import Runtime
+
+_WATCH_SECONDS = 0.2
+_ADMIN_KEY = "admin-key.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StackOptions:
+    host: str
+    port: int
+    data_dir: Path
+    demo: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunningStack:
+    """What stack.json says; scripts rely on exactly these names."""
+
+    url: str
+    admin_key: str
+    postgres_dsn: str
+    dynamodb_endpoint: str
+    table_name: str
+    pid: int
+
+
+class StopRequestedError(Exception):
+    """SIGINT or SIGTERM came while the stack was still starting."""
+
+
+class StopRequests:
+    """SIGINT, SIGTERM and SIGHUP: the first asks to stop, each further one runs what hastens the stop."""
+
+    def __init__(self) -> None:
+        self.stopping = threading.Event()
+        self._hastening: list[Callable[[], None]] = []
+
+    def hasten_with(self, action: Callable[[], None]) -> None:
+        self._hastening.append(action)
+
+    def check(self) -> None:
+        """Raise StopRequestedError when a stop was asked for; called between the steps of the start."""
+        if self.stopping.is_set():
+            raise StopRequestedError
+
+    @contextmanager
+    def handled(self) -> Iterator[None]:
+        """Handle the signals inside the block, save those the caller ignores (nohup)."""
+        before = {
+            number: signal.signal(number, self._on_signal)
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+            if signal.getsignal(number) is not signal.SIG_IGN
+        }
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if not self.stopping.is_set():
+            self.stopping.set()
+            return
+        for action in self._hastening:
+            action()
+
+
+def run_stack(options: StackOptions, stops: StopRequests) -> None:
+    """Start everything, serve until a stop is asked for, and stop everything in the opposite order.
+
+    Raises:
+        LocalStackError: a part did not start, or ended while the stack was up.
+        StopRequestedError: a stop was asked for before the stack was up.
+    """
+    started = time.monotonic()
+    folder = DataFolder(options.data_dir.resolve())
+    with ExitStack() as parts:
+        folder.refuse_if_held()
+        listener = parts.enter_context(listen(options.host, options.port))
+        parts.callback(os.close, folder.lock())
+        folder.stack_file.unlink(missing_ok=True)
+        children = _start_services(options, folder, parts, stops)
+        runtime = _compose(parts, stops)
+        admin_key = _ensure_admin_key(runtime, folder)
+        server = _serve(runtime, listener, parts, stops)
+        stack = RunningStack(
+            url=url_of(listener),
+            admin_key=admin_key,
+            postgres_dsn=os.environ["DATABASE_URL"],
+            dynamodb_endpoint=os.environ["AWS_ENDPOINT_URL_DYNAMODB"],
+            table_name=os.environ["TABLE_NAME"],
+            pid=os.getpid(),
+        )
+        folder.write(folder.stack_file.name, asdict(stack))
+        parts.callback(folder.stack_file.unlink, missing_ok=True)
+        print(f"Vecmeter is up at {stack.url} after {time.monotonic() - started:.1f} s; data in {folder.path}")
+        _start_scheduler(runtime, folder, parts)
+        if options.demo:
+            _start_demo(stack, folder, parts, stops)
+        else:
+            print("Ctrl-C stops it.")
+        _watch(children, server, stops)
+        print("\nStopping ...", file=sys.stderr)
+
+
+def _start_services(options: StackOptions, folder: DataFolder, parts: ExitStack, stops: StopRequests) -> list[Child]:
+    """Start the services the environment does not name, and complete the environment; their processes."""
+    children = []
+    database_url = os.environ.get("DATABASE_URL", "")
+    if not database_url:
+        postgres = PostgresServer(folder.path)
+        parts.callback(postgres.stop)
+        stops.hasten_with(lambda: _signal(postgres.child, signal.SIGQUIT))
+        database_url = postgres.start()
+        children.append(postgres.child)
+    stops.check()
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_DYNAMODB", "")
+    emulated = not endpoint
+    if emulated:
+        emulator = DynamoDbEmulator(folder.path)
+        parts.callback(emulator.stop)
+        endpoint = emulator.start()
+        children.append(emulator.child)
+    environment = composition_environment(
+        os.environ,
+        database_url=database_url,
+        dynamodb_endpoint=endpoint,
+        emulated=emulated,
+        # A line per request would tear the demo's progress bar.
+        log_level="WARNING" if options.demo else "INFO",
+    )
+    # boto3 and Powertools read the process's own environment.
+    os.environ.clear()
+    os.environ.update(environment)
+    stops.check()
+    return [child for child in children if child is not None]
+
+
+def _compose(parts: ExitStack, stops: StopRequests) -> Runtime:
+    """Migrate, create the table when it is missing, and wire the runtime."""
+    # Imported here: they read the environment, which is complete only now.
+    from vecmeter.ledger.table import create_client, create_table
+    from vecmeter.runtime import build_runtime
+    from vecmeter.settings import Settings
+    from vecmeter.telemetry import configure_logging
+    from vecmeter.vectors.migrations.runner import migrate
+
+    settings = Settings.from_environment(os.environ)
+    configure_logging(settings.log_level, settings.log_format, "local")
+    migrate(settings.database_url)
+    client = create_client()
+    if not _table_exists(client, settings.table_name):
+        create_table(client, settings.table_name)
+    client.close()
+    stops.check()
+    runtime = build_runtime(settings)
+    parts.callback(runtime.close)
+    return runtime
+
+
+def _table_exists(client: DynamoDBClient, name: str) -> bool:
+    try:
+        client.describe_table(TableName=name)
+    except client.exceptions.ResourceNotFoundException:
+        return False
+    return True
+
+
+def _ensure_admin_key(runtime: Runtime, folder: DataFolder) -> str:
+    """The secret of a system admin key that authenticates; the kept one, or a new one."""
+    from vecmeter.errors import AuthenticationError
+    from vecmeter.ledger.keys import parse_secret
+
+    kept = folder.read(_ADMIN_KEY)
+    if kept is not None:
+        try:
+            runtime.keys.authenticate(parse_secret(str(kept["key"])))
+        except (AuthenticationError, KeyError):
+            pass
+        else:
+            return str(kept["key"])
+    created = runtime.keys.create(
+        user_id="system", project_id=None, roles=("admin", "search", "write"), name="local admin"
+    )
+    folder.write(_ADMIN_KEY, {"api_key_id": created.key.api_key_id, "key": created.secret})
+    return created.secret
+
+
+def _serve(runtime: Runtime, listener: socket.socket, parts: ExitStack, stops: StopRequests) -> HttpServer:
+    from admin_function.routes import router as admin
+    from search_function.routes import router as search
+    from upsert_function.routes import router as upsert
+    from vecmeter.http.app import create_app
+
+    server = HttpServer(create_app(runtime, search, upsert, admin, service="local"), listener)
+    stops.hasten_with(server.hasten)
+    parts.callback(server.stop)
+    server.start()
+    server.wait_until_ready()
+    stops.check()
+    return server
+
+
+def _start_scheduler(runtime: Runtime, folder: DataFolder, parts: ExitStack) -> None:
+    from vecmeter.tasks import SCHEDULE, run_task
+
+    scheduler = Scheduler(
+        folder, SCHEDULE, lambda name: run_task(runtime, name, {}), lambda line: print(line, file=sys.stderr)
+    )
+    parts.callback(scheduler.stop)
+    scheduler.start()
+
+
+def _start_demo(stack: RunningStack, folder: DataFolder, parts: ExitStack, stops: StopRequests) -> None:
+    from vecmeter_local.demo import Demo
+
+    demo = Demo(
+        url=stack.url,
+        prefix=os.environ.get("API_PREFIX", "/v1"),
+        admin_key=stack.admin_key,
+        folder=folder,
+        stopping=stops.stopping,
+    )
+    thread = threading.Thread(target=demo.run, name="demo", daemon=True)
+    parts.callback(thread.join, 10)
+    thread.start()
+
+
+def _watch(children: list[Child], server: HttpServer, stops: StopRequests) -> None:
+    while not stops.stopping.wait(_WATCH_SECONDS):
+        for child in children:
+            if not child.alive():
+                stops.stopping.set()
+                raise child.failure(f"ended unexpectedly with status {child.process.returncode}")
+        if not server.alive():
+            stops.stopping.set()
+            raise LocalStackError("The HTTP server ended unexpectedly.")
+
+
+def _signal(child: Child | None, number: signal.Signals) -> None:
+    if child is not None:
+        child.signal(number)

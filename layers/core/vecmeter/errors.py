@@ -1,0 +1,200 @@
+"""The errors Vecmeter raises on purpose. HTTP statuses are given to them in ``http/problems.py`` only.
+
+::
+
+    VecmeterError
+    ├── SettingsError                    a setting is missing or wrong (names every one)
+    ├── AuthenticationError              no key, malformed, unknown, revoked, expired: one answer for all
+    ├── MissingRoleError                 the key lacks the role
+    ├── NotFoundError
+    │   ├── ProjectNotFoundError
+    │   ├── ApiKeyNotFoundError
+    │   ├── CollectionNotFoundError
+    │   ├── VectorNotFoundError
+    │   └── TaskNotFoundError
+    ├── ConflictError
+    │   ├── ProjectExistsError
+    │   ├── CollectionExistsError
+    │   ├── VectorExistsError
+    │   └── VersionConflictError         ``if_version`` does not hold
+    ├── InvalidRequestError              does not validate, with every offending path
+    │   └── CostExceedsLimitError        can never fit into a limit: retrying is pointless
+    ├── PayloadTooLargeError
+    ├── LimitExceededError               a quota says no, with the policies it violates
+    └── UnavailableError
+        ├── DatabaseUnavailableError
+        ├── StatementTimeoutError
+        ├── LedgerUnavailableError
+        └── EmbedderUnavailableError
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import ClassVar
+
+
+class VecmeterError(Exception):
+    """Root of the tree. ``code`` is stable and part of the HTTP contract."""
+
+    code: ClassVar[str] = "internal"
+    title: ClassVar[str] = "Internal error"
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail)
+        self.detail = detail
+
+
+class SettingsError(VecmeterError):
+    code = "settings"
+    title = "Settings are missing or wrong"
+
+
+class AuthenticationError(VecmeterError):
+    code = "unauthorized"
+    title = "No valid API key"
+
+    def __init__(self) -> None:
+        super().__init__("Send a valid key as 'Authorization: Bearer vm_...' or 'Api-Key: vm_...'.")
+
+
+class MissingRoleError(VecmeterError):
+    code = "missing_role"
+    title = "The key lacks the role"
+
+
+class NotFoundError(VecmeterError):
+    code = "not_found"
+    title = "Not found"
+
+
+class ProjectNotFoundError(NotFoundError):
+    code = "project_not_found"
+    title = "Project not found"
+
+
+class ApiKeyNotFoundError(NotFoundError):
+    code = "api_key_not_found"
+    title = "API key not found"
+
+
+class CollectionNotFoundError(NotFoundError):
+    code = "collection_not_found"
+    title = "Collection not found"
+
+
+class VectorNotFoundError(NotFoundError):
+    code = "vector_not_found"
+    title = "Vector not found"
+
+
+class TaskNotFoundError(NotFoundError):
+    code = "task_not_found"
+    title = "Maintenance task not found"
+
+
+class ConflictError(VecmeterError):
+    code = "conflict"
+    title = "Conflict"
+
+
+class ProjectExistsError(ConflictError):
+    code = "project_exists"
+    title = "Project exists already"
+
+
+class CollectionExistsError(ConflictError):
+    code = "collection_exists"
+    title = "Collection exists already"
+
+
+class VectorExistsError(ConflictError):
+    code = "vector_exists"
+    title = "Vector exists already"
+
+
+class VersionConflictError(ConflictError):
+    code = "version_conflict"
+    title = "if_version does not hold"
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """One offending place in a request: ``path`` in dotted form (``vectors.3.id``) and what is wrong there."""
+
+    path: str
+    message: str
+
+
+class InvalidRequestError(VecmeterError):
+    code = "invalid_request"
+    title = "The request does not validate"
+
+    def __init__(self, detail: str, violations: tuple[Violation, ...] = ()) -> None:
+        super().__init__(detail)
+        self.violations = violations
+
+
+class CostExceedsLimitError(InvalidRequestError):
+    code = "cost_exceeds_limit"
+    title = "The request can never fit into a limit"
+
+
+class PayloadTooLargeError(VecmeterError):
+    code = "payload_too_large"
+    title = "The request is too large"
+
+
+@dataclass(frozen=True, slots=True)
+class ViolatedPolicy:
+    """A limit that said no, in the numbers a caller needs to act on it."""
+
+    name: str
+    scope: str
+    limit: int
+    used: int
+    remaining: int
+    resets_at: datetime
+
+
+class LimitExceededError(VecmeterError):
+    code = "limit_exceeded"
+    title = "A limit is reached"
+
+    def __init__(self, violated: tuple[ViolatedPolicy, ...], retry_after: int) -> None:
+        names = ", ".join(f"{policy.scope} {policy.name}" for policy in violated)
+        super().__init__(f"Reached: {names}.")
+        self.violated = violated
+        self.retry_after = retry_after
+
+
+class UnavailableError(VecmeterError):
+    """A part this request needs does not answer. ``retry_after`` is in seconds."""
+
+    code = "unavailable"
+    title = "Temporarily unavailable"
+
+    def __init__(self, detail: str, retry_after: int = 1) -> None:
+        super().__init__(detail)
+        self.retry_after = retry_after
+
+
+class DatabaseUnavailableError(UnavailableError):
+    code = "database_unavailable"
+    title = "The database does not answer"
+
+
+class StatementTimeoutError(UnavailableError):
+    code = "statement_timeout"
+    title = "The database took too long"
+
+
+class LedgerUnavailableError(UnavailableError):
+    code = "ledger_unavailable"
+    title = "The ledger does not answer"
+
+
+class EmbedderUnavailableError(UnavailableError):
+    code = "embedder_unavailable"
+    title = "The embedder does not answer"

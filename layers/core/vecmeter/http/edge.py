@@ -1,0 +1,94 @@
+"""What surrounds every route: the request id, the size of the body, the metrics and log line, the last net."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from vecmeter.http.problems import problem
+from vecmeter.telemetry import EmfMetrics, request_scope
+
+_logger = logging.getLogger("vecmeter.http")
+_JSON = b"application/json"
+
+
+class RequestEdge:
+    """ASGI middleware. Gives routes ``request.state``: ``request_id``, ``body_bytes`` (read so far) and ``metrics``."""
+
+    def __init__(self, app: ASGIApp, *, emf: EmfMetrics, max_body_bytes: int) -> None:
+        self._app = app
+        self._emf = emf
+        self._max_body_bytes = max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = secrets.token_hex(8)
+        metrics = self._emf.request()
+        state = {"request_id": request_id, "body_bytes": 0, "metrics": metrics}
+        scope["state"] = {**scope.get("state", {}), **state}
+        _call_it_json(scope)
+        status, started_at = 0, time.perf_counter()
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)["X-Request-Id"] = request_id
+            await send(message)
+
+        with request_scope(request_id):
+            try:
+                await self._app(scope, self._counted(scope, receive), send_with_id)
+            except Exception:
+                # The last net, so that the client gets a problem and Lambda's caller no bare 502.
+                _logger.exception("unhandled error")
+                if status:
+                    raise
+                await _internal_error(request_id)(scope, receive, send_with_id)
+            finally:
+                metrics.finish(
+                    method=scope["method"],
+                    route=getattr(scope.get("route"), "path", "unknown"),
+                    status=status,
+                    duration_ms=(time.perf_counter() - started_at) * 1000,
+                )
+
+    def _counted(self, scope: Scope, receive: Receive) -> Receive:
+        announced = Headers(scope=scope).get("content-length", "0")
+        too_large = HTTPException(413, f"The body is longer than {self._max_body_bytes} bytes.")
+
+        async def counted() -> Message:
+            if announced.isdigit() and int(announced) > self._max_body_bytes:
+                raise too_large
+            message = await receive()
+            if message["type"] == "http.request":
+                scope["state"]["body_bytes"] += len(message.get("body", b""))
+                if scope["state"]["body_bytes"] > self._max_body_bytes:
+                    raise too_large
+            return message
+
+        return counted
+
+
+def _call_it_json(scope: Scope) -> None:
+    """The API speaks JSON only, so a body is read as JSON whatever its label: curl calls it a form by default."""
+    if scope["method"] in ("POST", "PUT", "PATCH"):
+        others = [header for header in scope["headers"] if header[0] != b"content-type"]
+        scope["headers"] = [*others, (b"content-type", _JSON)]
+
+
+def _internal_error(request_id: str) -> ASGIApp:
+    return problem(
+        status=500,
+        code="internal",
+        title="Internal error",
+        detail="This is a fault of the service. The request id finds it in the logs.",
+        request_id=request_id,
+    )

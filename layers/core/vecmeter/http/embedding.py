@@ -1,0 +1,39 @@
+"""Texts of a request to vectors, by the collection's embedder."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+
+from vecmeter.embedding.model import Embedder, with_paths
+from vecmeter.embedding.registry import NONE, get_embedder
+from vecmeter.errors import InvalidRequestError
+from vecmeter.telemetry import Metric, RequestMetrics
+from vecmeter.vectors.model import Collection
+
+
+def embed_query(collection: Collection, text: str, metrics: RequestMetrics) -> array[float]:
+    """The vector of a search text. Raises InvalidRequestError with the path ``text``."""
+    with metrics.timed(Metric.EMBEDDING_TIME):
+        try:
+            return _embedder(collection).embed_query(text).vector
+        except InvalidRequestError as error:
+            raise with_paths(error, ["text"]) from None
+
+
+def embed_documents(
+    collection: Collection, documents: Sequence[str], paths: Sequence[str], metrics: RequestMetrics
+) -> list[array[float]]:
+    """The vectors of documents. Raises InvalidRequestError with the ``paths`` of those that cannot be embedded."""
+    with metrics.timed(Metric.EMBEDDING_TIME):
+        try:
+            return _embedder(collection).embed_documents(documents).vectors
+        except InvalidRequestError as error:
+            raise with_paths(error, paths) from None
+
+
+def _embedder(collection: Collection) -> Embedder:
+    definition = collection.embedder
+    if definition is None:
+        return get_embedder(NONE, None, None)
+    return get_embedder(definition.provider, definition.model, collection.dimension)

@@ -1,0 +1,27 @@
+"""An application as a Lambda handler behind an HTTP API."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Protocol
+
+from fastapi import APIRouter
+from mangum import Mangum
+
+from vecmeter.http.app import create_app
+from vecmeter.runtime import runtime
+from vecmeter.telemetry import configure_logging
+
+
+class Handler(Protocol):
+    def __call__(self, event: Any, context: Any) -> dict[str, Any]: ...
+
+
+def create_handler(*routers: APIRouter) -> Handler:
+    """The handler of a function: settings are checked now, at the start; connections open with the first request."""
+    process = runtime()
+    service = os.environ.get("AWS_LAMBDA_FUNCTION_NAME", "vecmeter")
+    configure_logging(process.settings.log_level, process.settings.log_format, service)
+    app = create_app(process, *routers, service=service, runs_alone=True)
+    # The lifespan protocol would run once per invocation, and there is nothing to start.
+    return Mangum(app, lifespan="off")

@@ -1,0 +1,98 @@
+"""Errors as RFC 9457 problems: the one place where an error is given an HTTP status."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from datetime import UTC
+from typing import Any
+
+from starlette.responses import Response
+
+from vecmeter import errors
+from vecmeter.errors import VecmeterError, Violation
+
+MEDIA_TYPE = "application/problem+json"
+TYPE_PREFIX = "urn:vecmeter:problem:"
+
+# From the root of the tree outwards: an error takes the status of its nearest class here.
+STATUSES: Mapping[type[VecmeterError], int] = {
+    VecmeterError: 500,
+    errors.SettingsError: 500,
+    errors.AuthenticationError: 401,
+    errors.MissingRoleError: 403,
+    errors.NotFoundError: 404,
+    errors.ConflictError: 409,
+    errors.InvalidRequestError: 422,
+    errors.PayloadTooLargeError: 413,
+    errors.LimitExceededError: 429,
+    errors.UnavailableError: 503,
+}
+
+
+def status_of(error: VecmeterError) -> int:
+    return next(STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES)
+
+
+def problem(
+    *,
+    status: int,
+    code: str,
+    title: str,
+    detail: str,
+    request_id: str,
+    violations: Iterable[Violation] = (),
+    extra: Mapping[str, Any] | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """A problem response; ``errors`` lists the offending paths where there are any."""
+    body: dict[str, Any] = {
+        "type": TYPE_PREFIX + code,
+        "title": title,
+        "status": status,
+        "detail": detail,
+        "code": code,
+        "request_id": request_id,
+    }
+    listed = [{"path": violation.path, "message": violation.message} for violation in violations]
+    if listed:
+        body["errors"] = listed
+    body.update(extra or {})
+    # Client input may stand in a detail; what is not valid Unicode in it must not turn the answer into a failure.
+    content = json.dumps(body, ensure_ascii=False).encode(errors="replace")
+    return Response(content, status_code=status, headers=dict(headers or {}), media_type=MEDIA_TYPE)
+
+
+def problem_of(error: VecmeterError, request_id: str) -> Response:
+    """The problem response of one of our errors."""
+    extra: dict[str, Any] = {}
+    headers: dict[str, str] = {}
+    violations: tuple[Violation, ...] = ()
+    if isinstance(error, errors.InvalidRequestError):
+        violations = error.violations
+    if isinstance(error, errors.AuthenticationError):
+        headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, (errors.LimitExceededError, errors.UnavailableError)):
+        headers["Retry-After"] = str(error.retry_after)
+    if isinstance(error, errors.LimitExceededError):
+        extra["violated_policies"] = [
+            {
+                "name": policy.name,
+                "scope": policy.scope,
+                "limit": policy.limit,
+                "used": policy.used,
+                "remaining": policy.remaining,
+                "resets_at": policy.resets_at.astimezone(UTC).isoformat().replace("+00:00", "Z"),
+            }
+            for policy in error.violated
+        ]
+    return problem(
+        status=status_of(error),
+        code=error.code,
+        title=error.title,
+        detail=error.detail,
+        request_id=request_id,
+        violations=violations,
+        extra=extra,
+        headers=headers,
+    )

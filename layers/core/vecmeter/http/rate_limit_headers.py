@@ -1,0 +1,22 @@
+"""RateLimit and RateLimit-Policy as in draft-ietf-httpapi-ratelimit-headers: structured lists, one member per limit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from datetime import datetime
+
+from vecmeter.ledger.model import LimitState
+
+
+def rate_limit_headers(limits: Iterable[LimitState], now: datetime) -> dict[str, str]:
+    """``q`` is the limit, ``w`` the window in seconds, ``r`` what remains, ``t`` seconds until it resets."""
+    states = list(limits)
+    if not states:
+        return {}
+    return {
+        "RateLimit-Policy": ", ".join(f'"{s.name}";q={s.limit};w={s.window_seconds}' for s in states),
+        "RateLimit": ", ".join(
+            f'"{s.name}";r={s.remaining};t={max(0, math.ceil((s.resets_at - now).total_seconds()))}' for s in states
+        ),
+    }

@@ -1,0 +1,202 @@
+"""The ledger as a request meets it: ``with ledger.admit(demand) as hold: ...; hold.settle(outcome)``."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from types import TracebackType
+from typing import Self
+
+from vecmeter.errors import LedgerUnavailableError, LimitExceededError
+from vecmeter.ledger.admission import Admission, Admissions, DeadHold, Demand
+from vecmeter.ledger.model import ApiKey, Clock, Cost, LimitState, Operation, Status, UsageRecord
+from vecmeter.ledger.prices import PriceList
+from vecmeter.ledger.usage import UsageLog
+from vecmeter.settings import Settings
+
+_logger = logging.getLogger("vecmeter.ledger")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What a request turned out to have done. ``vectors``: written, deleted or returned; bytes as on the wire."""
+
+    vectors: int = 0
+    collection: str | None = None
+    namespace: str | None = None
+    request_bytes: int = 0
+    response_bytes: int = 0
+    had_filter: bool = False
+
+
+class Ledger:
+    """Admits requests and keeps account of them."""
+
+    def __init__(
+        self,
+        admissions: Admissions,
+        usage: UsageLog,
+        prices: PriceList,
+        settings: Settings,
+        clock: Clock,
+    ) -> None:
+        self._admissions = admissions
+        self._usage = usage
+        self._prices = prices
+        self._tracking = settings.usage_tracking_enabled
+        self._clock = clock
+        # Settle and record go out side by side: two writes in the time of one.
+        self._executor = ThreadPoolExecutor(max_workers=16, thread_name_prefix="usage")
+
+    def admit(self, demand: Demand) -> Hold:
+        """Let a request run, counted, or raise why it may not (see ``Admissions.admit``)."""
+        if not self._tracking:
+            return Hold(self, self._admissions.authorize(demand), self._prices)
+        try:
+            admission, dead = self._admissions.admit(demand)
+        except LimitExceededError:
+            self._record_refusal(demand)
+            raise
+        for key, hold in dead:
+            self._record_unknown(key, hold)
+        return Hold(self, admission, self._prices)
+
+    def authorize(self, demand: Demand) -> Admission:
+        """Check the key and count nothing: looking at one's own meter is free."""
+        return self._admissions.authorize(demand)
+
+    def price(self, operation: Operation, *, tokens: int = 0, vectors: int = 0) -> int:
+        return self._prices.micro_usd(operation, tokens=tokens, vectors=vectors)
+
+    def close(self) -> None:
+        self._executor.shutdown(wait=True)
+
+    def settle(self, admission: Admission, actual: Cost, record: UsageRecord) -> bool:
+        """Release the hold and keep the record, in parallel; both may be repeated. Returns whether both are kept.
+
+        The work is done by now: when the ledger fails here, the request does not. The hold expires and is
+        accounted as ``unknown``; the record goes to the log, from where it can be replayed.
+        """
+        if not self._tracking:
+            return True
+        recording: Future[None] = self._executor.submit(self._usage.write, record)
+        try:
+            self._admissions.settle(admission, actual)
+            settled = True
+        except LedgerUnavailableError:
+            _logger.warning("hold left to expire")
+            settled = False
+        return self._keep(record, recording.result) and settled
+
+    def _record_refusal(self, demand: Demand) -> None:
+        key = self._admissions.known_key(demand.credential)
+        if key is None:
+            return
+        record = UsageRecord(
+            request_id=demand.request_id,
+            started_at=self._clock(),
+            api_key_id=key.api_key_id,
+            user_id=key.user_id,
+            project_id=demand.project_id or key.project_id,
+            operation=demand.operation,
+            endpoint=demand.endpoint,
+            status=Status.QUOTA_EXCEEDED,
+        )
+        self._keep(record, lambda: self._usage.write_refusal(record))
+
+    def _record_unknown(self, key: ApiKey, hold: DeadHold) -> None:
+        record = UsageRecord(
+            request_id=hold.request_id,
+            started_at=hold.started_at,
+            api_key_id=key.api_key_id,
+            user_id=key.user_id,
+            project_id=key.project_id,
+            operation=hold.operation,
+            endpoint="",
+            status=Status.UNKNOWN,
+            tokens=hold.cost.tokens,
+            micro_usd=hold.cost.micro_usd,
+            price_version=self._prices.version,
+        )
+        self._keep(record, lambda: self._usage.write(record))
+
+    def _keep(self, record: UsageRecord, write: Callable[[], None]) -> bool:
+        try:
+            write()
+        except LedgerUnavailableError:
+            _logger.error("usage record not written", extra={"usage_record": asdict(record)})
+            return False
+        return True
+
+
+class Hold:
+    """An admitted request in flight. Left without ``settle`` it is accounted as a failure that cost nothing."""
+
+    def __init__(self, ledger: Ledger, admission: Admission, prices: PriceList) -> None:
+        self._ledger = ledger
+        self._prices = prices
+        self._started = time.perf_counter()
+        self._settled = False
+        self.admission = admission
+
+    @property
+    def key(self) -> ApiKey:
+        return self.admission.key
+
+    @property
+    def limits(self) -> tuple[LimitState, ...]:
+        return self.admission.limits
+
+    def cost(self, vectors: int) -> Cost:
+        """What the request takes if it succeeds with so many vectors."""
+        demand = self.admission.demand
+        tokens = demand.cost.tokens
+        return Cost(
+            requests=demand.cost.requests,
+            tokens=tokens,
+            vectors=vectors,
+            micro_usd=self._prices.micro_usd(demand.operation, tokens=tokens, vectors=vectors),
+        )
+
+    def settle(self, outcome: Outcome) -> bool:
+        """Account for a request that succeeded, once the response's bytes are known. False: the ledger failed."""
+        return self._finish(Status.SUCCESS, self.cost(outcome.vectors), outcome)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self._settled:
+            requests = self.admission.demand.cost.requests
+            self._finish(Status.FAILURE, Cost(requests=requests), Outcome())
+
+    def _finish(self, status: Status, actual: Cost, outcome: Outcome) -> bool:
+        self._settled = True
+        admission = self.admission
+        record = UsageRecord(
+            request_id=admission.demand.request_id,
+            started_at=admission.started_at,
+            api_key_id=admission.key.api_key_id,
+            user_id=admission.key.user_id,
+            project_id=admission.project_id,
+            operation=admission.demand.operation,
+            endpoint=admission.demand.endpoint,
+            status=status,
+            collection=outcome.collection,
+            namespace=outcome.namespace,
+            requests=actual.requests,
+            tokens=actual.tokens,
+            vectors=actual.vectors,
+            request_bytes=outcome.request_bytes,
+            response_bytes=outcome.response_bytes,
+            duration_ms=(time.perf_counter() - self._started) * 1000,
+            micro_usd=actual.micro_usd,
+            price_version=self._prices.version,
+            had_filter=outcome.had_filter,
+        )
+        return self._ledger.settle(admission, actual, record)

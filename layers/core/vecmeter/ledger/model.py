@@ -1,0 +1,143 @@
+"""What the ledger speaks of: keys, policies, costs, holds, usage records. Money is integer micro-USD, time is UTC."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+Clock = Callable[[], datetime]
+"""Returns the present moment, aware, in UTC."""
+
+SYSTEM_USER = "system"
+"""The account of the operator. An ``admin`` key of this user is a system admin: it sees and changes everything."""
+
+
+class Role(StrEnum):
+    SEARCH = "search"
+    WRITE = "write"
+    ADMIN = "admin"
+
+
+class Operation(StrEnum):
+    SEARCH = "search"
+    ADD = "add"
+    UPSERT = "upsert"
+    FETCH = "fetch"
+    UPDATE = "update"
+    DELETE = "delete"
+    COLLECTION = "collection"
+    ADMIN = "admin"
+
+
+class Status(StrEnum):
+    SUCCESS = "success"
+    FAILURE = "failure"
+    QUOTA_EXCEEDED = "quota_exceeded"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """What a key may use. A limit of None means: not set here, the default of the settings counts.
+
+    ``active`` False switches the limits of this scope off; ``alert_threshold_pct`` is in percent of a limit.
+    """
+
+    active: bool = True
+    notes: str | None = None
+    daily_requests: int | None = None
+    monthly_requests: int | None = None
+    daily_tokens: int | None = None
+    monthly_tokens: int | None = None
+    alert_threshold_pct: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiKey:
+    """A key as its item shows it; the secret itself is never kept.
+
+    ``project_id`` None: the key reaches every project of its user. ``version`` rises with each change of the
+    configuration, so that an admission against an outdated view fails instead of passing.
+    """
+
+    api_key_id: str
+    secret_hash: bytes
+    revoked: bool
+    version: int
+    expires_at: datetime | None
+    user_id: str
+    project_id: str | None
+    roles: frozenset[Role]
+    policy: Policy
+    name: str | None = None
+    prefix: str = ""
+    last4: str = ""
+    created_at: datetime | None = None
+
+    @property
+    def is_system_admin(self) -> bool:
+        return self.user_id == SYSTEM_USER and Role.ADMIN in self.roles
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Project:
+    project_id: str
+    user_id: str
+    name: str | None
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """What a request takes from the limits, or turned out to have taken. Tokens are text tokens."""
+
+    requests: int = 1
+    tokens: int = 0
+    vectors: int = 0
+    micro_usd: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimitState:
+    """One limit in numbers. ``window_seconds``: the length of its window; ``resets_at``: the end of the present one."""
+
+    name: str
+    scope: str
+    limit: int
+    used: int
+    resets_at: datetime
+    window_seconds: int
+
+    @property
+    def remaining(self) -> int:
+        return max(0, self.limit - self.used)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsageRecord:
+    """One request's facts. ``requests`` is above 1 only for refusals summed into one record."""
+
+    request_id: str
+    started_at: datetime
+    api_key_id: str
+    user_id: str
+    project_id: str | None
+    operation: Operation
+    endpoint: str
+    status: Status
+    collection: str | None = None
+    namespace: str | None = None
+    requests: int = 1
+    tokens: int = 0
+    vectors: int = 0
+    request_bytes: int = 0
+    response_bytes: int = 0
+    duration_ms: float = 0.0
+    micro_usd: int = 0
+    price_version: str = ""
+    had_filter: bool = False
+    cache: str | None = None
+    extra: dict[str, Any] = field(default_factory=dict)

@@ -1,0 +1,112 @@
+"""The composition root: the only place where objects are wired to each other."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+
+from vecmeter.ledger.admission import Admissions
+from vecmeter.ledger.keys import Keys
+from vecmeter.ledger.metering import Ledger
+from vecmeter.ledger.model import Clock
+from vecmeter.ledger.prices import PriceList
+from vecmeter.ledger.table import Table, create_client
+from vecmeter.ledger.usage import UsageLog
+from vecmeter.settings import Settings
+from vecmeter.vectors.collections import Collections
+from vecmeter.vectors.connection import Database
+from vecmeter.vectors.maintenance import Maintenance
+from vecmeter.vectors.records import Records
+from vecmeter.vectors.search import Searcher
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Runtime:
+    """Everything a request or a task may need, wired."""
+
+    settings: Settings
+    clock: Clock
+    table: Table
+    keys: Keys
+    usage: UsageLog
+    ledger: Ledger
+    database: Database
+    collections: Collections
+    records: Records
+    searcher: Searcher
+    maintenance: Maintenance
+    dsn: Callable[[], str]
+
+    def close(self) -> None:
+        """Finish what is being written and close every connection."""
+        self.ledger.close()
+        self.database.close()
+
+
+def build_runtime(settings: Settings, clock: Clock = utc_now) -> Runtime:
+    """Wire the objects; nothing connects before it is first used."""
+
+    @cache
+    def dsn() -> str:
+        return database_dsn(settings)
+
+    database = Database(
+        dsn,
+        size=settings.database_pool_size,
+        connect_timeout_seconds=settings.database_connect_timeout_seconds,
+        statement_timeout_ms=settings.statement_timeout_ms,
+        prepare_threshold=settings.prepare_threshold,
+    )
+    collections = Collections(database)
+    table = Table(create_client(max_connections=2 * settings.database_pool_size + 8), settings.table_name)
+    keys = Keys(table, clock, settings.key_environment)
+    usage = UsageLog(table, settings.usage_retention_days)
+    return Runtime(
+        settings=settings,
+        clock=clock,
+        table=table,
+        keys=keys,
+        usage=usage,
+        ledger=Ledger(
+            Admissions(table, keys, settings, clock), usage, PriceList.from_settings(settings), settings, clock
+        ),
+        database=database,
+        collections=collections,
+        records=Records(database, collections, settings.max_metadata_bytes),
+        searcher=Searcher(database, collections, settings.exact_threshold_vectors),
+        maintenance=Maintenance(dsn, collections, settings.index_threshold_vectors),
+        dsn=dsn,
+    )
+
+
+@cache
+def runtime() -> Runtime:
+    """The runtime of this process, from its environment. Raises SettingsError naming every mistake."""
+    return build_runtime(Settings.from_environment(os.environ))
+
+
+def database_dsn(settings: Settings) -> str:
+    """DATABASE_URL, or the DSN in the secret that DATABASE_SECRET_ARN names (the shape RDS gives its secrets)."""
+    if settings.database_url:
+        return settings.database_url
+    import boto3  # only with a secret
+    from psycopg.conninfo import make_conninfo
+
+    answer = boto3.client("secretsmanager").get_secret_value(SecretId=settings.database_secret_arn)
+    secret = json.loads(answer["SecretString"])
+    return make_conninfo(
+        host=secret["host"],
+        port=secret.get("port", 5432),
+        dbname=secret.get("dbname", "postgres"),
+        user=secret["username"],
+        password=secret["password"],
+        sslmode="require",
+    )

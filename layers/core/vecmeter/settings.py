@@ -1,0 +1,174 @@
+"""Settings from the environment: one frozen dataclass, validated at start, every mistake named at once.
+
+``docs/configuration.md`` and ``.env.example`` are checked against the fields below by a test.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from vecmeter.errors import SettingsError
+
+Parser = Callable[[str], Any]
+
+
+def _text(raw: str) -> str:
+    return raw
+
+
+def _boolean(raw: str) -> bool:
+    values = {
+        "true": True,
+        "1": True,
+        "yes": True,
+        "on": True,
+        "false": False,
+        "0": False,
+        "no": False,
+        "off": False,
+    }
+    try:
+        return values[raw.lower()]
+    except KeyError:
+        raise ValueError("must be true or false") from None
+
+
+def _integer(minimum: int, maximum: int) -> Parser:
+    def parse(raw: str) -> int:
+        try:
+            value = int(raw)
+        except ValueError:
+            raise ValueError("must be a whole number") from None
+        if not minimum <= value <= maximum:
+            raise ValueError(f"must lie between {minimum} and {maximum}")
+        return value
+
+    return parse
+
+
+def _one_of(*choices: str) -> Parser:
+    def parse(raw: str) -> str:
+        if raw not in choices:
+            raise ValueError(f"must be one of {', '.join(choices)}")
+        return raw
+
+    return parse
+
+
+def _path_prefix(raw: str) -> str:
+    if raw and (not raw.startswith("/") or raw.endswith("/")):
+        raise ValueError("must be empty or start with '/' and not end with one")
+    return raw
+
+
+def _setting(default: str | None, help: str, parse: Parser = _text) -> Any:
+    """A field read from the variable of its name in capitals; ``default`` None means it must be set."""
+    return field(metadata={"default": default, "help": help, "parse": parse})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    # where things are
+    database_url: str = _setting("", "PostgreSQL DSN; or leave empty and set DATABASE_SECRET_ARN")
+    database_secret_arn: str = _setting("", "Secrets Manager secret with host, port, dbname, username, password")
+    table_name: str = _setting(None, "DynamoDB table of the ledger")
+
+    # HTTP
+    api_prefix: str = _setting("/v1", "prefix of the business routes", _path_prefix)
+    max_body_bytes: int = _setting(str(6 * 1024 * 1024), "largest request body", _integer(1024, 10 * 1024 * 1024))
+
+    # request limits
+    max_top_k: int = _setting("1000", "most matches one search may ask for", _integer(1, 10_000))
+    max_batch_vectors: int = _setting(
+        "1000", "most vectors in one write, or ids in one fetch or delete", _integer(1, 10_000)
+    )
+    max_dimension: int = _setting("16000", "largest dimension of a collection", _integer(1, 16_000))
+    max_metadata_bytes: int = _setting(
+        "40960", "largest metadata of a vector, as JSON in UTF-8", _integer(0, 1_048_576)
+    )
+    max_document_characters: int = _setting("100000", "longest document of a vector", _integer(0, 1_048_576))
+    max_query_characters: int = _setting("8192", "longest search text", _integer(1, 1_048_576))
+    max_id_bytes: int = _setting("512", "longest id or namespace, in UTF-8", _integer(1, 1024))
+
+    # the ledger
+    key_environment: str = _setting(
+        "live", "the <env> part of new keys, vm_<env>_...", _one_of("live", "test", "local")
+    )
+    usage_tracking_enabled: bool = _setting(
+        "true", "false turns counting and limits off; authentication stays", _boolean
+    )
+    default_daily_requests: int = _setting("10000", "requests per day of a key without a policy", _integer(0, 10**15))
+    default_monthly_requests: int = _setting(
+        "300000", "requests per month of a key without a policy", _integer(0, 10**15)
+    )
+    default_daily_tokens: int = _setting("1000000", "tokens per day of a key without a policy", _integer(0, 10**15))
+    default_monthly_tokens: int = _setting(
+        "30000000", "tokens per month of a key without a policy", _integer(0, 10**15)
+    )
+    hold_seconds: int = _setting("60", "life of a hold whose request never settled", _integer(1, 900))
+    usage_retention_days: int = _setting("90", "days a usage record is kept", _integer(1, 3650))
+    price_version: str = _setting("default-1", "name of the price list; kept in each usage record")
+    price_search: int = _setting("5000000", "micro-USD per million searches", _integer(0, 10**12))
+    price_request: int = _setting("1000000", "micro-USD per million other requests", _integer(0, 10**12))
+    price_vector_written: int = _setting("2000000", "micro-USD per million vectors written", _integer(0, 10**12))
+    price_token: int = _setting("20000", "micro-USD per million tokens", _integer(0, 10**12))
+
+    # PostgreSQL
+    database_pool_size: int = _setting(
+        "1", "connections of a process; 1 in a function, more in a server", _integer(1, 100)
+    )
+    database_connect_timeout_seconds: int = _setting(
+        "5", "time to connect, or to wait for a pooled connection", _integer(1, 60)
+    )
+    statement_timeout_ms: int = _setting("25000", "longest statement of a request", _integer(100, 600_000))
+    prepare_threshold: int = _setting(
+        "5", "uses before a statement is prepared on the server; 0 never (RDS Proxy)", _integer(0, 1000)
+    )
+    index_threshold_vectors: int = _setting(
+        "5000", "vectors from which a collection gets its HNSW index", _integer(0, 10**9)
+    )
+    exact_threshold_vectors: int = _setting(
+        "2000", "candidates up to which a search is exact though there is an index", _integer(1, 10**6)
+    )
+
+    # embedding
+    embedder_provider: str = _setting(
+        "none", "embedder of collections that name none", _one_of("none", "built-in", "bedrock")
+    )
+    embedder_model: str = _setting("", "its model, e.g. amazon.titan-embed-text-v2:0; empty: the provider's default")
+
+    # observability
+    log_level: str = _setting("INFO", "least level logged", _one_of("DEBUG", "INFO", "WARNING", "ERROR"))
+    log_format: str = _setting("json", "json for CloudWatch, text for a terminal", _one_of("json", "text"))
+    metrics_enabled: bool = _setting("true", "write EMF metrics to standard output", _boolean)
+    metrics_namespace: str = _setting("Vecmeter", "CloudWatch namespace of the metrics")
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> Settings:
+        """Read and check every setting.
+
+        Raises:
+            SettingsError: naming every variable that is missing or wrong, not only the first.
+        """
+        values: dict[str, Any] = {}
+        mistakes: list[str] = []
+        for name, default, parse in (
+            (f.name, f.metadata["default"], f.metadata["parse"]) for f in dataclasses.fields(cls)
+        ):
+            variable = name.upper()
+            raw = environment.get(variable, default)
+            if raw is None:
+                mistakes.append(f"{variable} is not set")
+                continue
+            try:
+                values[name] = parse(raw)
+            except ValueError as error:
+                mistakes.append(f"{variable}={raw!r} {error}")
+        if not values.get("database_url") and not values.get("database_secret_arn"):
+            mistakes.append("one of DATABASE_URL and DATABASE_SECRET_ARN must be set")
+        if mistakes:
+            raise SettingsError("; ".join(mistakes))
+        return cls(**values)

@@ -1,0 +1,226 @@
+"""Collections: definitions, and the tables behind them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, LiteralString, TypeVar
+
+from psycopg import errors as pg
+from psycopg.rows import RowMaker, class_row
+
+from vecmeter.errors import CollectionExistsError, CollectionNotFoundError
+from vecmeter.vectors.connection import Connection, Database
+from vecmeter.vectors.model import (
+    Collection,
+    EmbedderDefinition,
+    IndexDefinition,
+    IndexType,
+    Metric,
+    Storage,
+)
+from vecmeter.vectors.tables import CREATE_TABLES, DROP_TABLES, SCHEMA, hnsw_name, statement
+
+T = TypeVar("T")
+
+# How long an instance may believe a definition. A collection that was dropped shows itself at once, because its
+# tables are gone; what may be late for so long is only that an index became ready.
+DEFINITION_SECONDS = 30.0
+
+_COLUMNS: LiteralString = """
+    c.collection_id, c.project_id, c.name, c.dimension, c.metric, c.index_type, c.index_m, c.index_ef_construction,
+    c.index_storage, c.embedder_provider, c.embedder_model, c.created_at,
+    coalesce(i.indisvalid, false) AS index_ready, 'vector'::regtype::oid::bigint AS vector_oid
+    FROM vecmeter.collections c
+    LEFT JOIN pg_index i
+        ON i.indexrelid = to_regclass('vecmeter.vectors_' || c.collection_id || '_hnsw')
+"""
+# One definition, with whether its index may be used.
+_GET: LiteralString = "SELECT " + _COLUMNS + " WHERE c.project_id = %(project_id)s AND c.name = %(name)s"
+# A page of a project's definitions, by name.
+_LIST: LiteralString = (
+    "SELECT " + _COLUMNS + " WHERE c.project_id = %(project_id)s AND c.name > %(after)s ORDER BY c.name LIMIT %(limit)s"
+)
+# Every definition there is, for maintenance.
+_LIST_ALL: LiteralString = "SELECT " + _COLUMNS + " ORDER BY c.collection_id"
+_INSERT: LiteralString = """
+    INSERT INTO vecmeter.collections (
+        project_id, name, dimension, metric, index_type, index_m, index_ef_construction, index_storage,
+        embedder_provider, embedder_model
+    ) VALUES (
+        %(project_id)s, %(name)s, %(dimension)s, %(metric)s, %(index_type)s, %(m)s, %(ef_construction)s, %(storage)s,
+        %(provider)s, %(model)s
+    )
+"""
+_DELETE: LiteralString = "DELETE FROM vecmeter.collections WHERE collection_id = %(collection_id)s"
+# The exact number of vectors, and the bytes of both tables with their indexes.
+_SIZE: LiteralString = """
+    SELECT (SELECT count(*) FROM {records}) AS count,
+           pg_total_relation_size(%(records)s::regclass) + pg_total_relation_size(%(vectors)s::regclass) AS bytes,
+           coalesce((SELECT pg_relation_size(to_regclass(%(hnsw)s))), 0) AS index_bytes
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CollectionSize:
+    """Exact number of vectors; bytes on disk, indexes included; bytes of the HNSW index alone."""
+
+    count: int
+    bytes: int
+    index_bytes: int
+
+
+class Collections:
+    """Finds, creates and drops collections; remembers definitions for a while."""
+
+    def __init__(self, database: Database, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._database = database
+        self._monotonic = monotonic
+        self._remembered: dict[tuple[str, str], tuple[float, Collection]] = {}
+
+    def use(self, project_id: str, name: str, work: Callable[[Collection], T], *, fresh: bool = False) -> T:
+        """Do ``work`` with the collection's definition, remembered or ``fresh``.
+
+        Where the remembered definition points to tables that are gone, the collection was dropped since: the
+        definition is read again, and the work repeated with it if there is a new one of that name.
+
+        Raises:
+            CollectionNotFoundError: there is none.
+        """
+        if fresh:
+            self._remembered.pop((project_id, name), None)
+        try:
+            return work(self.get(project_id, name))
+        except pg.UndefinedTable:
+            self._remembered.pop((project_id, name), None)
+            try:
+                return work(self.get(project_id, name))
+            except pg.UndefinedTable:
+                raise _missing(name) from None
+
+    def get(self, project_id: str, name: str) -> Collection:
+        """The definition, at most ``DEFINITION_SECONDS`` old."""
+        remembered = self._remembered.get((project_id, name))
+        now = self._monotonic()
+        if remembered is not None and now - remembered[0] < DEFINITION_SECONDS:
+            return remembered[1]
+        collection = self._database.run(lambda connection: _one(connection, project_id, name), repeatable=True)
+        if collection is None:
+            self._remembered.pop((project_id, name), None)
+            raise _missing(name)
+        self._remembered[project_id, name] = (now, collection)
+        return collection
+
+    def page(self, project_id: str, *, after: str, limit: int) -> list[Collection]:
+        """Up to ``limit`` definitions of a project whose names come after ``after``."""
+        parameters = {"project_id": project_id, "after": after, "limit": limit}
+        return self._database.run(
+            lambda c: c.cursor(row_factory=_collection_row).execute(_LIST, parameters).fetchall(), repeatable=True
+        )
+
+    def list_all(self) -> list[Collection]:
+        return self._database.run(
+            lambda c: c.cursor(row_factory=_collection_row).execute(_LIST_ALL).fetchall(), repeatable=True
+        )
+
+    def create(
+        self,
+        project_id: str,
+        name: str,
+        *,
+        dimension: int,
+        metric: Metric,
+        index: IndexDefinition,
+        embedder: EmbedderDefinition | None,
+    ) -> Collection:
+        """Create a collection with its tables, in one transaction.
+
+        Raises:
+            CollectionExistsError: the project has one of that name.
+        """
+        parameters = {
+            "project_id": project_id,
+            "name": name,
+            "dimension": dimension,
+            "metric": metric.value,
+            "index_type": index.type.value,
+            "m": index.m,
+            "ef_construction": index.ef_construction,
+            "storage": index.storage.value,
+            "provider": embedder.provider if embedder else None,
+            "model": embedder.model if embedder else None,
+        }
+
+        def work(connection: Connection) -> Collection:
+            with connection.transaction():
+                try:
+                    connection.execute(_INSERT, parameters)
+                except pg.UniqueViolation:
+                    raise CollectionExistsError(f"Collection {name!r} exists already.") from None
+                collection = _one(connection, project_id, name)
+                assert collection is not None, "inserted in this transaction"
+                connection.execute(statement(CREATE_TABLES, collection))
+            return collection
+
+        collection = self._database.run(work, repeatable=False)
+        self._remembered[project_id, name] = (self._monotonic(), collection)
+        return collection
+
+    def drop(self, project_id: str, name: str) -> None:
+        """Drop a collection: its tables and its definition go in one transaction."""
+
+        def work(connection: Connection) -> None:
+            with connection.transaction():
+                collection = _one(connection, project_id, name)
+                if collection is None:
+                    raise _missing(name)
+                connection.execute(_DELETE, {"collection_id": collection.collection_id})
+                connection.execute(statement(DROP_TABLES, collection))
+
+        self._remembered.pop((project_id, name), None)
+        self._database.run(work, repeatable=False)
+
+    def size(self, collection: Collection) -> CollectionSize:
+        number = collection.collection_id
+        parameters = {
+            "records": f"{SCHEMA}.records_{number}",
+            "vectors": f"{SCHEMA}.vectors_{number}",
+            "hnsw": f"{SCHEMA}.{hnsw_name(number)}",
+        }
+
+        def work(connection: Connection) -> CollectionSize:
+            cursor = connection.cursor(row_factory=class_row(CollectionSize))
+            row = cursor.execute(statement(_SIZE, collection), parameters).fetchone()
+            assert row is not None, "an aggregate always answers"
+            return row
+
+        return self._database.run(work, repeatable=True)
+
+
+def _one(connection: Connection, project_id: str, name: str) -> Collection | None:
+    cursor = connection.cursor(row_factory=_collection_row)
+    return cursor.execute(_GET, {"project_id": project_id, "name": name}).fetchone()
+
+
+def _collection_row(cursor: Any) -> RowMaker[Collection]:
+    names = [column.name for column in cursor.description or ()]
+
+    def make(values: Any) -> Collection:
+        row = dict(zip(names, values, strict=True))
+        provider, model = row.pop("embedder_provider"), row.pop("embedder_model")
+        index = IndexDefinition(
+            type=IndexType(row.pop("index_type")),
+            m=row.pop("index_m"),
+            ef_construction=row.pop("index_ef_construction"),
+            storage=Storage(row.pop("index_storage")),
+        )
+        row["metric"] = Metric(row["metric"])
+        embedder = EmbedderDefinition(provider=provider, model=model) if provider else None
+        return Collection(**row, index=index, embedder=embedder)
+
+    return make
+
+
+def _missing(name: str) -> CollectionNotFoundError:
+    return CollectionNotFoundError(f"There is no collection {name!r}.")

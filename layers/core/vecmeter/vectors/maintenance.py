@@ -1,0 +1,275 @@
+"""Looking after the tables: vacuum, indexes, statistics, run history. Nothing here blocks searches or writes.
+
+Statements that take long run on a connection of their own, without the time-out of requests. When the function that
+started one dies, the statement goes on in the database and holds its advisory lock; whoever comes next finds the
+lock taken and leaves the collection alone, or finds the half-built index and starts over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any, LiteralString
+
+import psycopg
+from psycopg.rows import class_row, dict_row
+from psycopg.types.json import Jsonb
+
+from vecmeter.vectors.collections import Collections
+from vecmeter.vectors.connection import Connection, translate
+from vecmeter.vectors.model import Collection, IndexType
+from vecmeter.vectors.tables import CREATE_HNSW, SCHEMA, hnsw_name, indexed_expression, statement, table_names
+
+# pgvector 0.8.4 mends corruption of HNSW indexes by vacuum, 0.8.2 a CVE.
+MINIMUM_PGVECTOR = (0, 8, 4)
+_LOCK_CLASS = 0x766D
+
+_TRY_LOCK: LiteralString = "SELECT pg_try_advisory_lock(%s, %s)"
+_UNLOCK: LiteralString = "SELECT pg_advisory_unlock(%s, %s)"
+_VACUUM: LiteralString = "VACUUM (ANALYZE) {records}, {vectors}"
+_REINDEX: LiteralString = "REINDEX INDEX CONCURRENTLY vecmeter.{hnsw}"
+_ANALYZE: LiteralString = "ANALYZE {vectors}"
+# Dead rows of both tables as the statistics system knows them.
+_DEAD_TUPLES: LiteralString = """
+    SELECT coalesce(sum(n_dead_tup), 0)::bigint AS dead_tuples
+    FROM pg_stat_user_tables WHERE schemaname = 'vecmeter' AND relname = ANY(%(tables)s)
+"""
+_COUNT_UP_TO: LiteralString = "SELECT count(*) FROM (SELECT FROM {vectors} LIMIT %s) some"
+# Leftovers of interrupted builds: invalid indexes on the collection's vectors.
+_INVALID_INDEXES: LiteralString = """
+    SELECT c.relname FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+    WHERE i.indrelid = to_regclass(%(table)s) AND NOT i.indisvalid
+"""
+_INDEX_STATS: LiteralString = """
+    SELECT s.indexrelname AS index_name, s.relname AS table_name, pg_relation_size(s.indexrelid) AS bytes,
+           pg_size_pretty(pg_relation_size(s.indexrelid)) AS size, s.idx_scan AS scans, i.indisvalid AS valid,
+           am.amname AS method
+    FROM pg_stat_user_indexes s
+    JOIN pg_index i ON i.indexrelid = s.indexrelid
+    JOIN pg_class c ON c.oid = s.indexrelid
+    JOIN pg_am am ON am.oid = c.relam
+    WHERE s.schemaname = 'vecmeter' AND s.relname = ANY(%(tables)s)
+    ORDER BY s.indexrelname
+"""
+_DATABASE_STATS: LiteralString = """
+    SELECT current_setting('server_version') AS postgresql,
+           (SELECT extversion FROM pg_extension WHERE extname = 'vector') AS pgvector,
+           pg_database_size(current_database()) AS bytes,
+           pg_size_pretty(pg_database_size(current_database())) AS size,
+           (SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()) AS connections,
+           current_setting('max_connections')::int AS max_connections
+"""
+_RECORD_RUN: LiteralString = """
+    INSERT INTO vecmeter.maintenance_runs (task, status, message, error, figures, started_at, finished_at)
+    VALUES (%(task)s, %(status)s, %(message)s, %(error)s, %(figures)s, %(started_at)s, %(finished_at)s)
+"""
+_RUNS: LiteralString = """
+    SELECT run_id, task, status, message, error, figures, started_at, finished_at FROM vecmeter.maintenance_runs
+    WHERE run_id < %(before)s ORDER BY run_id DESC LIMIT %(limit)s
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One run of a task, as the history keeps it."""
+
+    run_id: int
+    task: str
+    status: str
+    message: str
+    error: str | None
+    figures: dict[str, Any]
+    started_at: datetime
+    finished_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexStats:
+    """One index: ``bytes`` on disk (``size`` for people), scans since the statistics began, whether it may be used."""
+
+    index_name: str
+    table_name: str
+    bytes: int
+    size: str
+    scans: int
+    valid: bool
+    method: str
+
+
+class Maintenance:
+    """The tasks on PostgreSQL, each over some collections. Figures are plain values, ready for JSON."""
+
+    def __init__(self, dsn: Callable[[], str], collections: Collections, index_threshold: int) -> None:
+        self._dsn = dsn
+        self._collections = collections
+        self._index_threshold = index_threshold
+
+    def select(self, project_id: str | None = None, name: str | None = None) -> list[Collection]:
+        """The collections a task is about: all, those of a project, or one. Raises CollectionNotFoundError."""
+        if project_id is not None and name is not None:
+            return [self._collections.get(project_id, name)]
+        return [c for c in self._collections.list_all() if project_id in (None, c.project_id)]
+
+    def vacuum_analyze(self, collections: Iterable[Collection]) -> dict[str, Any]:
+        """Remove dead rows and refresh the planner's statistics."""
+
+        def vacuum(connection: Connection, collection: Collection) -> dict[str, Any]:
+            before = _dead_tuples(connection, collection)
+            connection.execute(statement(_VACUUM, collection))
+            return {"dead_tuples_before": before, "dead_tuples_after": _dead_tuples(connection, collection)}
+
+        return self._each(collections, vacuum)
+
+    def reindex_hnsw(self, collections: Iterable[Collection]) -> dict[str, Any]:
+        """Rebuild the HNSW indexes there are; the old one answers until the new one is ready."""
+
+        def reindex(connection: Connection, collection: Collection) -> dict[str, Any]:
+            dropped = _drop_invalid_indexes(connection, collection)
+            if not _has_index(connection, collection):
+                return {"action": "none", "reason": "there is no HNSW index", "invalid_dropped": dropped}
+            connection.execute(statement(_REINDEX, collection))
+            return {"action": "reindexed", "invalid_dropped": dropped}
+
+        return self._each(collections, reindex)
+
+    def build_indexes(self, collections: Iterable[Collection]) -> dict[str, Any]:
+        """Build the HNSW index of each collection that has come to the threshold and has none."""
+
+        def build(connection: Connection, collection: Collection) -> dict[str, Any]:
+            dropped = _drop_invalid_indexes(connection, collection)
+            if collection.index.type is IndexType.NONE or _has_index(connection, collection):
+                return {"action": "none", "invalid_dropped": dropped}
+            row = connection.execute(statement(_COUNT_UP_TO, collection), [self._index_threshold]).fetchone()
+            if row is None or row[0] < self._index_threshold:
+                return {"action": "none", "reason": f"fewer than {self._index_threshold} vectors"}
+            connection.execute(statement(_create_hnsw(collection), collection))
+            connection.execute(statement(_ANALYZE, collection))
+            return {"action": "built", "invalid_dropped": dropped}
+
+        return self._each(collections, build)
+
+    def index_stats(self, collections: Iterable[Collection]) -> dict[str, Any]:
+        """Sizes, scans and validity of every index."""
+
+        def stats(connection: Connection, collection: Collection) -> dict[str, Any]:
+            cursor = connection.cursor(row_factory=class_row(IndexStats))
+            tables = list(table_names(collection.collection_id))
+            return {"indexes": [asdict(row) for row in cursor.execute(_INDEX_STATS, {"tables": tables})]}
+
+        return self._each(collections, stats, lock=False)
+
+    def statistics(self, collections: Iterable[Collection]) -> dict[str, Any]:
+        """The database as a whole, and each collection's exact count and bytes."""
+        with self._connect() as connection:
+            row = connection.cursor(row_factory=dict_row).execute(_DATABASE_STATS).fetchone()
+            assert row is not None, "a row of constants always answers"
+            database = dict(row)
+        database["pgvector_supported"] = is_supported(database["pgvector"])
+        sizes = [(collection, self._collections.size(collection)) for collection in collections]
+        return {
+            "database": database,
+            "total_vectors": sum(size.count for _, size in sizes),
+            "collections": [{"project_id": c.project_id, "collection": c.name, **asdict(size)} for c, size in sizes],
+        }
+
+    def record_run(self, task: str, outcome: Mapping[str, Any], started_at: datetime, finished_at: datetime) -> None:
+        """Keep a run in the history."""
+        figures = {k: v for k, v in outcome.items() if k not in ("status", "message", "error")}
+        parameters = {
+            "task": task,
+            "status": outcome["status"],
+            "message": outcome["message"],
+            "error": outcome.get("error"),
+            "figures": Jsonb(figures),
+            "started_at": started_at,
+            "finished_at": finished_at,
+        }
+        with self._connect() as connection:
+            connection.execute(_RECORD_RUN, parameters)
+
+    def runs(self, *, before: int, limit: int) -> list[Run]:
+        """The history, newest first: up to ``limit`` runs with numbers below ``before``."""
+        with self._connect() as connection:
+            cursor = connection.cursor(row_factory=class_row(Run))
+            return cursor.execute(_RUNS, {"before": before, "limit": limit}).fetchall()
+
+    def _each(
+        self,
+        collections: Iterable[Collection],
+        work: Callable[[Connection, Collection], dict[str, Any]],
+        *,
+        lock: bool = True,
+    ) -> dict[str, Any]:
+        figures = []
+        with self._connect() as connection:
+            for collection in collections:
+                figure = {"project_id": collection.project_id, "collection": collection.name}
+                if not lock:
+                    figure |= work(connection, collection)
+                else:
+                    with _locked(connection, collection) as is_ours:
+                        figure |= work(connection, collection) if is_ours else {"action": "none", "reason": "busy"}
+                figures.append(figure)
+        return {"collections": figures}
+
+    @contextmanager
+    def _connect(self) -> Iterator[Connection]:
+        try:
+            with psycopg.connect(self._dsn(), autocommit=True, application_name="vecmeter-maintenance") as connection:
+                # A connection of its own, not through a proxy: the setting ends with it.
+                connection.execute("SET statement_timeout = 0")
+                yield connection
+        except psycopg.Error as error:
+            ours = translate(error)
+            if ours is None:
+                raise
+            raise ours from error
+
+
+def is_supported(pgvector: str | None) -> bool:
+    """Whether a pgvector version is one that searches and vacuums correctly."""
+    if pgvector is None:
+        return False
+    return tuple(int(part) for part in pgvector.split(".")[:3]) >= MINIMUM_PGVECTOR
+
+
+@contextmanager
+def _locked(connection: Connection, collection: Collection) -> Iterator[bool]:
+    """Whether this session may work on the collection: two runs never do the same work at once."""
+    key = [_LOCK_CLASS, collection.collection_id]
+    row = connection.execute(_TRY_LOCK, key).fetchone()
+    is_ours = bool(row and row[0])
+    try:
+        yield is_ours
+    finally:
+        if is_ours and not connection.broken:
+            connection.execute(_UNLOCK, key)
+
+
+def _create_hnsw(collection: Collection) -> LiteralString:
+    indexed = indexed_expression(collection.metric, collection.index.storage, "embedding")
+    return CREATE_HNSW.replace("[indexed_column]", indexed)
+
+
+def _has_index(connection: Connection, collection: Collection) -> bool:
+    name = f"{SCHEMA}.{hnsw_name(collection.collection_id)}"
+    row = connection.execute("SELECT to_regclass(%s) IS NOT NULL", [name]).fetchone()
+    return bool(row and row[0])
+
+
+def _drop_invalid_indexes(connection: Connection, collection: Collection) -> list[str]:
+    """Remove what interrupted builds left, old ``_ccnew`` and ``_ccold`` included; no build of ours runs now."""
+    _, vectors = table_names(collection.collection_id)
+    rows = connection.execute(_INVALID_INDEXES, {"table": f"{SCHEMA}.{vectors}"}).fetchall()
+    for (name,) in rows:
+        identifier = psycopg.sql.Identifier(SCHEMA, name)
+        connection.execute(psycopg.sql.SQL("DROP INDEX CONCURRENTLY IF EXISTS {}").format(identifier))
+    return [name for (name,) in rows]
+
+
+def _dead_tuples(connection: Connection, collection: Collection) -> int:
+    tables = list(table_names(collection.collection_id))
+    row = connection.execute(_DEAD_TUPLES, {"tables": tables}).fetchone()
+    return int(row[0]) if row else 0

@@ -1,0 +1,351 @@
+"""What ``vecmeter-local up`` promises, kept under signals, kills and neighbours. Real processes, no fixed sleeps."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.integration.test_local_services import is_held, until
+from vecmeter_local import demo as demo_module
+from vecmeter_local.corpus import source_files
+from vecmeter_local.data_folder import DataFolder
+from vecmeter_local.demo import Demo
+
+START_SECONDS = 40
+STACK_KEYS = {"url", "admin_key", "postgres_dsn", "dynamodb_endpoint", "table_name", "pid"}
+
+
+@dataclass(frozen=True, slots=True)
+class Up:
+    """A running ``vecmeter-local up``."""
+
+    process: subprocess.Popen[bytes]
+    folder: Path
+
+    @property
+    def stack(self) -> dict[str, Any]:
+        content: dict[str, Any] = json.loads((self.folder / "stack.json").read_text())
+        return content
+
+    def call(self, method: str, path: str, body: Any = None, *, key: str | None = None) -> httpx.Response:
+        stack = self.stack
+        headers = {"Authorization": f"Bearer {key or stack['admin_key']}"}
+        return httpx.request(method, f"{stack['url']}{path}", json=body, headers=headers, trust_env=False)
+
+    def wait_until_up(self) -> Up:
+        def answers() -> bool:
+            assert self.process.poll() is None, self.output()
+            return (self.folder / "stack.json").exists()
+
+        until(answers, START_SECONDS)
+        return self
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(START_SECONDS)
+
+    def output(self) -> str:
+        return output_file(self.folder).read_text()
+
+    def leftovers(self) -> list[str]:
+        """What a stopped stack must not leave: processes (each holds a lock), sockets, stack.json."""
+        found = [name for name in ("up.lock", "postgres.lock", "dynamodb.lock") if self._held(name)]
+        found += [str(path) for path in self.folder.rglob(".s.PGSQL*")]
+        found += [name for name in ("stack.json", "run") if (self.folder / name).exists()]
+        return found
+
+    def _held(self, name: str) -> bool:
+        return (self.folder / name).exists() and is_held(self.folder / name)
+
+
+Start = Callable[..., Up]
+
+
+def output_file(folder: Path) -> Path:
+    """Where stacks on this folder write to; a pipe that nobody reads would block them."""
+    existing = next(parent for parent in folder.parents if parent.exists())
+    return existing / f"{folder.name}.out"
+
+
+def launch(folder: Path, *arguments: str, environment: dict[str, str] | None = None) -> Up:
+    kept = {name: value for name, value in os.environ.items() if name.split("_")[0] not in {"AWS", "DATABASE", "TABLE"}}
+    command = [sys.executable, "-m", "vecmeter_local.cli", "up", "--port", "0", "--no-demo"]
+    with output_file(folder).open("ab") as output:
+        process = subprocess.Popen(
+            [*command, "--data-dir", str(folder), *arguments],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=kept | (environment or {}),
+        )
+    return Up(process, folder)
+
+
+def finish(up: Up) -> None:
+    with suppress(ProcessLookupError):
+        up.process.kill()
+    up.process.wait()
+    until(lambda: not {"postgres.lock", "dynamodb.lock"} & set(up.leftovers()))
+
+
+@pytest.fixture
+def root() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="vecmeter-test-") as name:
+        yield Path(name)
+
+
+@pytest.fixture
+def start(root: Path) -> Iterator[Start]:
+    """Starts stacks that are ended with the test; the folder is named below ``root``."""
+    started: list[Up] = []
+
+    def start(folder: str = "data", *arguments: str, **options: Any) -> Up:
+        up = launch(root / folder, *arguments, **options)
+        started.append(up)
+        return up
+
+    yield start
+    for up in started:
+        finish(up)
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Up]:
+    """One stack for the tests that leave it as it is."""
+    with tempfile.TemporaryDirectory(prefix="vecmeter-test-") as name:
+        up = launch(Path(name) / "data").wait_until_up()
+        yield up
+        finish(up)
+
+
+def make_collection(up: Up) -> None:
+    project = {"project_id": "p", "user_id": "u"}
+    assert up.call("POST", "/v1/admin/projects", project).status_code == 201
+    collection = {"name": "c", "dimension": 3}
+    assert up.call("POST", "/v1/projects/p/collections", collection).status_code == 201
+
+
+def write(up: Up, number: int) -> bool:
+    vectors = {"vectors": [{"id": str(number), "vector": [number + 1, 1, 0]}]}
+    return up.call("POST", "/v1/projects/p/collections/c/vectors", vectors).is_success
+
+
+def stored_ids(up: Up, ids: list[int]) -> set[int]:
+    body = {"ids": [str(number) for number in ids]}
+    answer = up.call("POST", "/v1/projects/p/collections/c/vectors/fetch", body)
+    assert answer.status_code == 200, answer.text
+    return {int(vector["id"]) for vector in answer.json()["vectors"]}
+
+
+def test_it_answers_and_writes_a_private_stack_json_with_exactly_its_keys(shared: Up) -> None:
+    stack = shared.stack
+    assert set(stack) == STACK_KEYS
+    assert (shared.folder / "stack.json").stat().st_mode & 0o077 == 0
+    assert (shared.folder / "admin-key.json").stat().st_mode & 0o077 == 0
+    assert stack["pid"] == shared.process.pid
+    assert shared.call("GET", "/health").status_code == 200
+    assert shared.call("GET", "/v1/quota/me").status_code == 200
+
+
+def test_a_second_up_on_the_same_folder_is_refused_and_told_the_pid(shared: Up) -> None:
+    second = launch(shared.folder)
+    assert second.process.wait(START_SECONDS) == 1
+    assert str(shared.process.pid) in second.output()
+    assert shared.call("GET", "/health").status_code == 200
+
+
+def test_a_maintenance_task_runs_from_the_command_line(shared: Up) -> None:
+    command = [sys.executable, "-m", "vecmeter_local.cli", "task", "get_index_stats", "--data-dir", shared.folder]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "status" in json.loads(done.stdout)
+
+
+def test_an_unknown_task_is_a_failure_of_the_command(shared: Up) -> None:
+    command = [sys.executable, "-m", "vecmeter_local.cli", "task", "no_such_task", "--data-dir", shared.folder]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "no_such_task" in done.stdout
+
+
+def test_a_task_without_a_stack_says_how_to_start_one(root: Path) -> None:
+    command = [sys.executable, "-m", "vecmeter_local.cli", "task", "get_index_stats", "--data-dir", root]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "vecmeter-local up" in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+def test_a_stop_leaves_no_process_no_socket_and_no_stack_json(start: Start, number: signal.Signals) -> None:
+    up = start().wait_until_up()
+    assert up.stop(number) == 0
+    assert up.leftovers() == []
+
+
+def test_a_stop_during_the_start_leaves_nothing_either(start: Start) -> None:
+    up = start()
+    until((up.folder / "postgres.lock").exists, START_SECONDS)
+    assert up.stop() == 0
+    assert up.leftovers() == []
+
+
+def test_a_second_signal_does_not_wait_for_requests_in_flight(start: Start) -> None:
+    up = start().wait_until_up()
+    host, port = up.stack["url"].removeprefix("http://").split(":")
+    key = up.stack["admin_key"]
+    with socket.create_connection((host, int(port))) as unfinished:
+        head = f"POST /v1/admin/projects HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {key}\r\n"
+        unfinished.sendall(f"{head}Content-Length: 100\r\n\r\n{{".encode())
+        up.process.send_signal(signal.SIGTERM)
+        until(lambda: not (up.folder / "stack.json").exists())
+        up.process.send_signal(signal.SIGTERM)
+        started = time.monotonic()
+        assert up.process.wait(START_SECONDS) == 0
+        assert time.monotonic() - started < 10
+    assert up.leftovers() == []
+
+
+def test_kill_9_loses_no_acknowledged_vector_and_the_next_up_recovers_with_the_same_key(start: Start) -> None:
+    up = start().wait_until_up()
+    make_collection(up)
+    admin_key = up.stack["admin_key"]
+    acknowledged: list[int] = []
+
+    def write_until_it_fails() -> None:
+        with suppress(httpx.TransportError):
+            for number in range(1_000_000):
+                if write(up, number):
+                    acknowledged.append(number)
+
+    writer = threading.Thread(target=write_until_it_fails)
+    writer.start()
+    until(lambda: len(acknowledged) >= 20)
+    up.process.kill()
+    writer.join()
+
+    again = start().wait_until_up()
+    assert again.stack["admin_key"] == admin_key
+    assert again.stack["pid"] == again.process.pid
+    assert stored_ids(again, acknowledged[-500:]) == set(acknowledged[-500:])
+
+
+def test_when_every_process_is_killed_the_next_up_still_has_every_vector(start: Start) -> None:
+    up = start().wait_until_up()
+    make_collection(up)
+    written = [number for number in range(5) if write(up, number)]
+    pids = [int((up.folder / name).read_text()) for name in ("postgres.lock", "dynamodb.lock")]
+    until(lambda: "vecmeter" in (up.folder / "dynamodb" / "dynamodb.json").read_text())
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    up.process.kill()
+    up.process.wait()
+
+    again = start().wait_until_up()
+    assert stored_ids(again, written) == set(written)
+
+
+def test_two_stacks_with_different_folders_run_side_by_side(start: Start) -> None:
+    first, second = start("first"), start("second")
+    first.wait_until_up()
+    second.wait_until_up()
+    make_collection(first)
+    assert first.stack["url"] != second.stack["url"]
+    assert second.call("GET", "/v1/projects/p/collections/c").status_code == 404
+    assert second.call("GET", "/v1/quota/me", key=first.stack["admin_key"]).status_code == 401
+    assert first.stop() == 0
+    assert second.call("GET", "/health/ready").status_code == 200
+
+
+def test_a_taken_port_is_a_clear_error_that_leaves_nothing_behind(start: Start, root: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        up = start("data", "--port", str(port))
+        assert up.process.wait(START_SECONDS) == 1
+        output = up.output()
+    assert f"Port {port}" in output
+    assert "--port" in output
+    assert not (root / "data").exists()
+
+
+def test_a_folder_that_only_its_owner_may_enter_will_do(start: Start, root: Path) -> None:
+    (root / "closed").mkdir(mode=0o700)
+    up = start("closed/deeper/data").wait_until_up()
+    assert up.call("GET", "/health/ready").status_code == 200
+    assert up.stop() == 0
+    assert up.leftovers() == []
+
+
+@pytest.mark.parametrize("service", ["postgres", "dynamodb"])
+def test_when_a_service_dies_the_stack_says_so_and_ends(start: Start, service: str) -> None:
+    up = start().wait_until_up()
+    os.kill(int((up.folder / f"{service}.lock").read_text()), signal.SIGKILL)
+    assert up.process.wait(START_SECONDS) == 1
+    assert "ended unexpectedly" in up.output()
+    assert up.leftovers() == []
+
+
+def test_a_stale_stack_json_is_gone_when_the_start_fails(start: Start, root: Path) -> None:
+    (root / "data").mkdir()
+    (root / "data" / "stack.json").write_text("{}")
+    up = start(environment={"MAX_TOP_K": "many"})
+    assert up.process.wait(START_SECONDS) == 1
+    assert "MAX_TOP_K" in up.output()
+    assert up.leftovers() == []
+
+
+def test_a_database_of_the_users_own_is_used_instead(start: Start, database_url: str) -> None:
+    up = start(environment={"DATABASE_URL": database_url, "API_PREFIX": "/api"}).wait_until_up()
+    assert up.stack["postgres_dsn"] == database_url
+    assert not (up.folder / "postgres").exists()
+    assert up.call("GET", "/api/quota/me").status_code == 200
+
+
+def test_the_demo_indexes_searches_and_shows_cost_and_quota_then_only_searches(
+    shared: Up, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = [path for path in source_files() if path.stem in {"zipfile", "tarfile", "shutil", "tasks", "bisect"}]
+    monkeypatch.setattr(demo_module, "source_files", lambda: few)
+    demo = Demo(
+        url=shared.stack["url"],
+        prefix="/v1",
+        admin_key=shared.stack["admin_key"],
+        folder=DataFolder(shared.folder),
+        stopping=threading.Event(),
+    )
+
+    interrupted = Demo(
+        url=demo.url, prefix=demo.prefix, admin_key=demo.admin_key, folder=demo.folder, stopping=threading.Event()
+    )
+    interrupted.stopping.set()
+    interrupted.run()
+    assert "Search:" not in capsys.readouterr().out
+
+    demo.run()
+    first = capsys.readouterr()
+    assert "failed" not in first.err
+    assert first.out.count("Search:") == 3
+    assert first.out.count("left today") == 3
+    assert "asyncio.tasks.wait" in first.out
+    assert first.out.count("curl ") == 1
+
+    demo.run()
+    second = capsys.readouterr()
+    assert "Indexing" not in second.out
+    assert second.out.count("Search:") == 3
+    keys = [line for line in first.out.splitlines() if " key " in line]
+    assert keys == [line for line in second.out.splitlines() if " key " in line]
+    assert DataFolder(shared.folder).path.joinpath("demo-keys.json").stat().st_mode & 0o077 == 0
