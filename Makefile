@@ -38,3 +38,35 @@ lock: setup ## pin requirements/*.in again (locks name no index host)
 	for name in layer dev sam; do \
 	  $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-emit-index-url \
 	    --no-emit-find-links requirements/$$name.in -o requirements/$$name.txt || exit 1; done
+
+.PHONY: run
+run: setup ## start the local stack with the demo on PORT (8000); Ctrl-C stops it
+	@$(BIN)/vecmeter-local up --port $(PORT) --data-dir $(DATA_DIR)
+
+.PHONY: serve
+serve: setup ## the local stack without the demo
+	@$(BIN)/vecmeter-local up --port $(PORT) --data-dir $(DATA_DIR) --no-demo
+
+.PHONY: task
+task: setup ## run a maintenance task in the running local stack: make task NAME=vacuum_analyze
+	@$(BIN)/vecmeter-local task $(NAME) --data-dir $(DATA_DIR)
+
+.PHONY: check
+check: setup ## format, lint, types, import contracts
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+.PHONY: test
+test: setup sam-setup check ## the whole suite, on real PostgreSQL and the DynamoDB emulator
+	$(BIN)/pytest --cov --cov-report=term --cov-fail-under=90 -m "not e2e"
+
+.PHONY: openapi
+openapi: setup ## write docs/openapi.json from the routes
+	$(BIN)/python scripts/generate_docs.py
+
+.PHONY: bench
+bench: setup ## the benchmarks behind docs/performance.md
+	$(BIN)/python -m benchmarks.search_request
+	$(BIN)/python -m benchmarks.imports

@@ -11,9 +11,7 @@ from pathlib import Path
 LONGEST_TEXT = 1200
 """Characters kept of a text: where most docstrings end, and few tokens."""
 
-_NOT_DOCUMENTATION = frozenset(
-    {"dist-packages", "ensurepip", "idlelib", "lib2to3", "pydoc_data", "site-packages", "turtledemo"}
-)
+_NOT_DOCUMENTATION = frozenset({"dist-packages", "ensurepip", "lib2to3", "pydoc_data", "site-packages", "turtledemo"})
 _TESTS = frozenset({"test", "tests"})
 
 _Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef

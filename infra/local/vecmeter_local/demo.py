@@ -7,6 +7,7 @@ import json
 import platform
 import sys
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
@@ -134,17 +135,22 @@ class Demo:
             "embedder": {"provider": "built-in"},
         }
         api.call("POST", f"/projects/{PROJECT}/collections", definition, expected=(200, 201, 409))
+        started = time.monotonic()
         print(f"Indexing the docstrings of Python {platform.python_version()}'s standard library")
-        with tqdm(source_files(), desc="reading", unit=" files", leave=False) as files:
+        with tqdm(source_files(), desc="reading", unit=" files", leave=False, disable=None) as files:
             texts = list(read_texts(self._until_stopped(files)))
-        with tqdm(total=len(texts), desc="indexing", unit=" texts") as progress:
+        with tqdm(total=len(texts), desc="indexing", unit=" texts", disable=None) as progress:
             for start in self._until_stopped(range(0, len(texts), _BATCH)):
                 batch = texts[start : start + _BATCH]
                 api.call("POST", f"{_COLLECTION_PATH}/vectors", {"vectors": [_as_vector(text) for text in batch]})
                 progress.update(len(batch))
         if self.stopping.is_set():
             return False
-        admin.call("POST", "/admin/maintenance/build_indexes", {"project_id": PROJECT, "collection": COLLECTION})
+        task = {"project_id": PROJECT, "collection": COLLECTION}
+        outcome = admin.call("POST", "/admin/maintenance/build_indexes", task).json()
+        if outcome["status"] != "ok":
+            raise DemoError(f"Building the index: {outcome['message']} ({outcome.get('error')})")
+        print(f"{len(texts):,} texts indexed in {time.monotonic() - started:.1f} s")
         self.folder.write(_DONE_FILE, {"python": platform.python_version(), "texts": len(texts)})
         return True
 
@@ -167,7 +173,7 @@ def _show_search(api: Api, request: dict[str, Any]) -> None:
     quotas = api.call("GET", "/quota/me").json()["quotas"]
     requests, tokens = quotas["daily_requests"], quotas["daily_tokens"]
     print(
-        f"  used {usage['tokens']} tokens, {usage['vectors']} vectors, ${usage['cost_usd']}; left today "
+        f"  used {usage['tokens']} tokens, {usage['vectors']} vectors, ${usage['cost_usd']:.6f}; left today "
         f"{requests['remaining']:,} of {requests['limit']:,} requests, "
         f"{tokens['remaining']:,} of {tokens['limit']:,} tokens"
     )

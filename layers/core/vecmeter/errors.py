@@ -156,6 +156,7 @@ class ViolatedPolicy:
     used: int
     remaining: int
     resets_at: datetime
+    window_seconds: int
 
 
 class LimitExceededError(VecmeterError):

@@ -58,7 +58,7 @@ def create_app(runtime: Runtime, *routers: APIRouter, service: str, runs_alone: 
 
 async def _on_our_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, VecmeterError)
-    return problem_of(error, request.state.request_id)
+    return problem_of(error, request.state.request_id, request.app.state.runtime.clock())
 
 
 async def _on_invalid_request(request: Request, error: Exception) -> Response:

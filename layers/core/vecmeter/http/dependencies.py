@@ -82,7 +82,6 @@ class Call:
             vectors=vectors,
             collection=collection,
             namespace=namespace,
-            request_bytes=self._request.state.body_bytes,
             response_bytes=len(response.body),
             had_filter=had_filter,
         )
@@ -113,6 +112,7 @@ class Call:
             operation=operation,
             endpoint=f"{self._request.method} {self.runtime.settings.api_prefix}{template}",
             project_id=project_id,
+            request_bytes=self._request.state.body_bytes,
             cost=cost,
         )
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from datetime import UTC
+from datetime import UTC, datetime
 from typing import Any
 
 from starlette.responses import Response
 
 from vecmeter import errors
 from vecmeter.errors import VecmeterError, Violation
+from vecmeter.http.rate_limit_headers import rate_limit_headers
 
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:vecmeter:problem:"
@@ -63,7 +64,7 @@ def problem(
     return Response(content, status_code=status, headers=dict(headers or {}), media_type=MEDIA_TYPE)
 
 
-def problem_of(error: VecmeterError, request_id: str) -> Response:
+def problem_of(error: VecmeterError, request_id: str, now: datetime) -> Response:
     """The problem response of one of our errors."""
     extra: dict[str, Any] = {}
     headers: dict[str, str] = {}
@@ -75,6 +76,7 @@ def problem_of(error: VecmeterError, request_id: str) -> Response:
     if isinstance(error, (errors.LimitExceededError, errors.UnavailableError)):
         headers["Retry-After"] = str(error.retry_after)
     if isinstance(error, errors.LimitExceededError):
+        headers |= rate_limit_headers(error.violated, now)
         extra["violated_policies"] = [
             {
                 "name": policy.name,

@@ -6,10 +6,11 @@ import math
 from collections.abc import Iterable
 from datetime import datetime
 
+from vecmeter.errors import ViolatedPolicy
 from vecmeter.ledger.model import LimitState
 
 
-def rate_limit_headers(limits: Iterable[LimitState], now: datetime) -> dict[str, str]:
+def rate_limit_headers(limits: Iterable[LimitState | ViolatedPolicy], now: datetime) -> dict[str, str]:
     """``q`` is the limit, ``w`` the window in seconds, ``r`` what remains, ``t`` seconds until it resets."""
     states = list(limits)
     if not states:

@@ -54,6 +54,7 @@ class Demand:
     operation: Operation
     endpoint: str
     project_id: str | None
+    request_bytes: int
     cost: Cost
 
 
@@ -264,7 +265,10 @@ class Admissions:
         if violated:
             retry_at = max(state.resets_at for state in violated)
             raise LimitExceededError(
-                tuple(ViolatedPolicy(s.name, s.scope, s.limit, s.used, s.remaining, s.resets_at) for s in violated),
+                tuple(
+                    ViolatedPolicy(s.name, s.scope, s.limit, s.used, s.remaining, s.resets_at, s.window_seconds)
+                    for s in violated
+                ),
                 retry_after=math.ceil((retry_at - now).total_seconds()),
             )
 

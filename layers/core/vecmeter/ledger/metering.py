@@ -22,12 +22,11 @@ _logger = logging.getLogger("vecmeter.ledger")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What a request turned out to have done. ``vectors``: written, deleted or returned; bytes as on the wire."""
+    """What a request turned out to have done. ``vectors``: written, deleted or returned; bytes of the response body."""
 
     vectors: int = 0
     collection: str | None = None
     namespace: str | None = None
-    request_bytes: int = 0
     response_bytes: int = 0
     had_filter: bool = False
 
@@ -53,8 +52,9 @@ class Ledger:
 
     def admit(self, demand: Demand) -> Hold:
         """Let a request run, counted, or raise why it may not (see ``Admissions.admit``)."""
+        started = time.perf_counter()
         if not self._tracking:
-            return Hold(self, self._admissions.authorize(demand), self._prices)
+            return Hold(self, self._admissions.authorize(demand), self._prices, started)
         try:
             admission, dead = self._admissions.admit(demand)
         except LimitExceededError:
@@ -62,7 +62,7 @@ class Ledger:
             raise
         for key, hold in dead:
             self._record_unknown(key, hold)
-        return Hold(self, admission, self._prices)
+        return Hold(self, admission, self._prices, started)
 
     def authorize(self, demand: Demand) -> Admission:
         """Check the key and count nothing: looking at one's own meter is free."""
@@ -104,6 +104,7 @@ class Ledger:
             operation=demand.operation,
             endpoint=demand.endpoint,
             status=Status.QUOTA_EXCEEDED,
+            request_bytes=demand.request_bytes,
         )
         self._keep(record, lambda: self._usage.write_refusal(record))
 
@@ -135,10 +136,10 @@ class Ledger:
 class Hold:
     """An admitted request in flight. Left without ``settle`` it is accounted as a failure that cost nothing."""
 
-    def __init__(self, ledger: Ledger, admission: Admission, prices: PriceList) -> None:
+    def __init__(self, ledger: Ledger, admission: Admission, prices: PriceList, started: float) -> None:
         self._ledger = ledger
         self._prices = prices
-        self._started = time.perf_counter()
+        self._started = started
         self._settled = False
         self.admission = admission
 
@@ -192,7 +193,7 @@ class Hold:
             requests=actual.requests,
             tokens=actual.tokens,
             vectors=actual.vectors,
-            request_bytes=outcome.request_bytes,
+            request_bytes=admission.demand.request_bytes,
             response_bytes=outcome.response_bytes,
             duration_ms=(time.perf_counter() - self._started) * 1000,
             micro_usd=actual.micro_usd,
