@@ -195,7 +195,7 @@ class TestPostgres:
     def test_a_long_path_gets_a_socket_elsewhere_that_is_removed(self, folder: Path) -> None:
         deep = folder / ("x" * 60) / ("y" * 60)
         server = PostgresServer(deep)
-        socket_folder = Path(psycopg.conninfo.conninfo_to_dict(server.start())["host"])
+        socket_folder = Path(str(psycopg.conninfo.conninfo_to_dict(server.start())["host"]))
         assert not socket_folder.is_relative_to(folder)
         assert socket_folder.stat().st_mode & 0o077 == 0
         server.stop()

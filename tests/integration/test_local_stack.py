@@ -19,10 +19,11 @@ from typing import Any
 
 import httpx
 import pytest
+from tqdm import tqdm  # type: ignore[import-untyped]
 
 from tests.integration.test_local_services import is_held, until
 from vecmeter_local import demo as demo_module
-from vecmeter_local.corpus import source_files
+from vecmeter_local.corpus import read_texts, source_files
 from vecmeter_local.data_folder import DataFolder
 from vecmeter_local.demo import Demo
 
@@ -50,7 +51,8 @@ class Up:
     def wait_until_up(self) -> Up:
         def answers() -> bool:
             assert self.process.poll() is None, self.output()
-            return (self.folder / "stack.json").exists()
+            content = DataFolder(self.folder).read("stack.json")
+            return content is not None and content["pid"] == self.process.pid
 
         until(answers, START_SECONDS)
         return self
@@ -95,11 +97,17 @@ def launch(folder: Path, *arguments: str, environment: dict[str, str] | None = N
     return Up(process, folder)
 
 
-def finish(up: Up) -> None:
-    with suppress(ProcessLookupError):
+def run_task(name: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "vecmeter_local.cli", "task", name, "--data-dir", str(folder)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def finish(*ups: Up) -> None:
+    for up in ups:
         up.process.kill()
-    up.process.wait()
-    until(lambda: not {"postgres.lock", "dynamodb.lock"} & set(up.leftovers()))
+        up.process.wait()
+    for up in ups:
+        until(lambda up=up: not {"postgres.lock", "dynamodb.lock"} & set(up.leftovers()))  # type: ignore[misc]
 
 
 @pytest.fixture
@@ -119,8 +127,7 @@ def start(root: Path) -> Iterator[Start]:
         return up
 
     yield start
-    for up in started:
-        finish(up)
+    finish(*started)
 
 
 @pytest.fixture(scope="module")
@@ -169,22 +176,19 @@ def test_a_second_up_on_the_same_folder_is_refused_and_told_the_pid(shared: Up) 
 
 
 def test_a_maintenance_task_runs_from_the_command_line(shared: Up) -> None:
-    command = [sys.executable, "-m", "vecmeter_local.cli", "task", "get_index_stats", "--data-dir", shared.folder]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = run_task("get_index_stats", shared.folder)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "status" in json.loads(done.stdout)
 
 
 def test_an_unknown_task_is_a_failure_of_the_command(shared: Up) -> None:
-    command = [sys.executable, "-m", "vecmeter_local.cli", "task", "no_such_task", "--data-dir", shared.folder]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = run_task("no_such_task", shared.folder)
     assert done.returncode == 1
     assert "no_such_task" in done.stdout
 
 
 def test_a_task_without_a_stack_says_how_to_start_one(root: Path) -> None:
-    command = [sys.executable, "-m", "vecmeter_local.cli", "task", "get_index_stats", "--data-dir", root]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = run_task("get_index_stats", root)
     assert done.returncode == 1
     assert "vecmeter-local up" in done.stderr
 
@@ -248,7 +252,8 @@ def test_when_every_process_is_killed_the_next_up_still_has_every_vector(start: 
     make_collection(up)
     written = [number for number in range(5) if write(up, number)]
     pids = [int((up.folder / name).read_text()) for name in ("postgres.lock", "dynamodb.lock")]
-    until(lambda: "vecmeter" in (up.folder / "dynamodb" / "dynamodb.json").read_text())
+    saved = up.folder / "dynamodb" / "dynamodb.json"
+    until(lambda: saved.exists() and "P#p" in saved.read_text())
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
     up.process.kill()
@@ -310,33 +315,43 @@ def test_a_stale_stack_json_is_gone_when_the_start_fails(start: Start, root: Pat
 def test_a_database_of_the_users_own_is_used_instead(start: Start, database_url: str) -> None:
     up = start(environment={"DATABASE_URL": database_url, "API_PREFIX": "/api"}).wait_until_up()
     assert up.stack["postgres_dsn"] == database_url
+    assert "DATABASE_URL is set" in up.output()
     assert not (up.folder / "postgres").exists()
     assert up.call("GET", "/api/quota/me").status_code == 200
 
 
-def test_the_demo_indexes_searches_and_shows_cost_and_quota_then_only_searches(
+def demo_of(up: Up) -> Demo:
+    stack = up.stack
+    return Demo(
+        url=stack["url"],
+        prefix="/v1",
+        admin_key=stack["admin_key"],
+        folder=DataFolder(up.folder),
+        stopping=threading.Event(),
+    )
+
+
+def test_an_interrupted_demo_is_completed_shows_cost_and_quota_and_then_only_searches(
     shared: Up, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     few = [path for path in source_files() if path.stem in {"zipfile", "tarfile", "shutil", "tasks", "bisect"}]
     monkeypatch.setattr(demo_module, "source_files", lambda: few)
-    demo = Demo(
-        url=shared.stack["url"],
-        prefix="/v1",
-        admin_key=shared.stack["admin_key"],
-        folder=DataFolder(shared.folder),
-        stopping=threading.Event(),
-    )
+    demo = demo_of(shared)
+    whole = len(list(read_texts(few)))
 
-    interrupted = Demo(
-        url=demo.url, prefix=demo.prefix, admin_key=demo.admin_key, folder=demo.folder, stopping=threading.Event()
-    )
-    interrupted.stopping.set()
+    interrupted = demo_of(shared)
+    monkeypatch.setattr(demo_module, "_BATCH", 50)
+    monkeypatch.setattr(tqdm, "update", lambda *_: interrupted.stopping.set())
     interrupted.run()
     assert "Search:" not in capsys.readouterr().out
+    assert shared.call("GET", "/v1/projects/demo/collections/python-docs").json()["count"] == 50
+    monkeypatch.undo()
+    monkeypatch.setattr(demo_module, "source_files", lambda: few)
 
     demo.run()
     first = capsys.readouterr()
     assert "failed" not in first.err
+    assert shared.call("GET", "/v1/projects/demo/collections/python-docs").json()["count"] == whole > 50
     assert first.out.count("Search:") == 3
     assert first.out.count("left today") == 3
     assert "asyncio.tasks.wait" in first.out

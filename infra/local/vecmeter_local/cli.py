@@ -71,7 +71,7 @@ def _up(options: argparse.Namespace) -> int:
                 stops,
             )
         except StopRequestedError:
-            return 0
+            print("Stopped before it was up.", file=sys.stderr)
         except SettingsError as error:
             raise LocalStackError(str(error)) from None
     return 0

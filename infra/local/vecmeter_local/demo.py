@@ -94,7 +94,7 @@ class Demo:
                 keys = self._keys(client, admin)
                 search, write = (Api(client, self.prefix, keys[name].key) for name in ("search", "write"))
                 if self._is_indexed(write) or self._index(admin, write, keys["write"]):
-                    for request in _SEARCHES:
+                    for request in self._until_stopped(_SEARCHES):
                         _show_search(search, request)
                     _show_ways_on(self.url + self.prefix, keys)
         except (DemoError, httpx.TransportError) as error:
@@ -152,7 +152,7 @@ class Demo:
             raise DemoError(f"Building the index: {outcome['message']} ({outcome.get('error')})")
         print(f"{len(texts):,} texts indexed in {time.monotonic() - started:.1f} s")
         self.folder.write(_DONE_FILE, {"python": platform.python_version(), "texts": len(texts)})
-        return True
+        return not self.stopping.is_set()
 
     def _until_stopped(self, items: Iterable[T]) -> Iterator[T]:
         return itertools.takewhile(lambda _: not self.stopping.is_set(), items)

@@ -157,7 +157,7 @@ def _has_open(pid: int, path: Path) -> bool:
     target = str(path.resolve())
     try:
         return any(os.readlink(entry) == target for entry in Path(f"/proc/{pid}/fd").iterdir())
-    except (FileNotFoundError, ProcessLookupError):
+    except OSError:  # it ended, or belongs to someone else
         return False
 
 

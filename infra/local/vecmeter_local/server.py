@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import socket
 import threading
@@ -61,6 +62,7 @@ class HttpServer:
         )
         self._server = uvicorn.Server(config)
         self._listener = listener
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._serve, name="http", daemon=True)
 
     def start(self) -> None:
@@ -76,8 +78,10 @@ class HttpServer:
             self._thread.join()
 
     def hasten(self) -> None:
-        """Do not wait for requests in flight any longer."""
+        """Do not wait for requests in flight any longer: cut their connections."""
         self._server.force_exit = True
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._cut_connections)
 
     def wait_until_ready(self) -> None:
         """Return once ``GET /health/ready`` answers 200.
@@ -105,4 +109,13 @@ class HttpServer:
         raise LocalStackError(f"The server does not become ready: {last}")
 
     def _serve(self) -> None:
-        self._server.run(sockets=[self._listener])
+        asyncio.run(self._run())
+
+    async def _run(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        await self._server.serve(sockets=[self._listener])
+
+    def _cut_connections(self) -> None:
+        # From Python 3.12 on, a closed server waits for its connections, whatever force_exit says.
+        for connection in list(self._server.server_state.connections):
+            connection.transport.abort()

@@ -15,6 +15,8 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from psycopg.conninfo import conninfo_to_dict
+
 from vecmeter_local.data_folder import DataFolder
 from vecmeter_local.emulator import DynamoDbEmulator
 from vecmeter_local.environment import composition_environment
@@ -121,12 +123,13 @@ def run_stack(options: StackOptions, stops: StopRequests) -> None:
         )
         folder.write(folder.stack_file.name, asdict(stack))
         parts.callback(folder.stack_file.unlink, missing_ok=True)
-        print(f"Vecmeter is up at {stack.url} after {time.monotonic() - started:.1f} s; data in {folder.path}")
+        seconds = time.monotonic() - started
+        print(f"Vecmeter is up at {stack.url} after {seconds:.1f} s; data in {folder.path}", flush=True)
         _start_scheduler(runtime, folder, parts)
         if options.demo:
             _start_demo(stack, folder, parts, stops)
         else:
-            print("Ctrl-C stops it.")
+            print("Ctrl-C stops it.", flush=True)
         _watch(children, server, stops)
         print("\nStopping ...", file=sys.stderr)
 
@@ -141,6 +144,9 @@ def _start_services(options: StackOptions, folder: DataFolder, parts: ExitStack,
         stops.hasten_with(lambda: _signal(postgres.child, signal.SIGQUIT))
         database_url = postgres.start()
         children.append(postgres.child)
+    else:
+        named = conninfo_to_dict(database_url)
+        print(f"DATABASE_URL is set: using database {named.get('dbname')} of {named.get('host')}.", flush=True)
     stops.check()
     endpoint = os.environ.get("AWS_ENDPOINT_URL_DYNAMODB", "")
     emulated = not endpoint
@@ -149,6 +155,8 @@ def _start_services(options: StackOptions, folder: DataFolder, parts: ExitStack,
         parts.callback(emulator.stop)
         endpoint = emulator.start()
         children.append(emulator.child)
+    else:
+        print(f"AWS_ENDPOINT_URL_DYNAMODB is set: using the DynamoDB at {endpoint}.", flush=True)
     environment = composition_environment(
         os.environ,
         database_url=database_url,

@@ -14,8 +14,9 @@ from vecmeter.ledger.keys import Keys
 from vecmeter.ledger.metering import Ledger
 from vecmeter.ledger.model import Clock
 from vecmeter.ledger.prices import PriceList
-from vecmeter.ledger.table import Table, create_client
+from vecmeter.ledger.table import Table
 from vecmeter.ledger.usage import UsageLog
+from vecmeter.ledger.wire import create_wire
 from vecmeter.settings import Settings
 from vecmeter.vectors.collections import Collections
 from vecmeter.vectors.connection import Database
@@ -66,7 +67,7 @@ def build_runtime(settings: Settings, clock: Clock = utc_now) -> Runtime:
         prepare_threshold=settings.prepare_threshold,
     )
     collections = Collections(database)
-    table = Table(create_client(max_connections=2 * settings.database_pool_size + 8), settings.table_name)
+    table = Table(create_wire(max_connections=2 * settings.database_pool_size + 8), settings.table_name)
     keys = Keys(table, clock, settings.key_environment)
     usage = UsageLog(table, settings.usage_retention_days)
     return Runtime(

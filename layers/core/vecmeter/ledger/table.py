@@ -19,6 +19,8 @@ from vecmeter.errors import LedgerUnavailableError
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.client import DynamoDBClient
 
+    from vecmeter.ledger.wire import DynamoDbWire
+
 Item = dict[str, Any]
 T = TypeVar("T")
 
@@ -90,7 +92,7 @@ def create_table(client: DynamoDBClient, name: str) -> None:
 class Table:
     """The calls the ledger makes, in plain Python values. Raises LedgerUnavailableError when there is no answer."""
 
-    def __init__(self, client: DynamoDBClient, name: str) -> None:
+    def __init__(self, client: DynamoDBClient | DynamoDbWire, name: str) -> None:
         self._client = client
         self.name = name
 

@@ -36,7 +36,7 @@ _DEAD_TUPLES: LiteralString = """
     SELECT coalesce(sum(n_dead_tup), 0)::bigint AS dead_tuples
     FROM pg_stat_user_tables WHERE schemaname = 'vecmeter' AND relname = ANY(%(tables)s)
 """
-_COUNT_UP_TO: LiteralString = "SELECT count(*) FROM (SELECT FROM {vectors} LIMIT %s) some"
+_COUNT_UP_TO: LiteralString = "SELECT count(*) FROM (SELECT FROM {vectors} LIMIT %s) found"
 # Leftovers of interrupted builds: invalid indexes on the collection's vectors.
 _INVALID_INDEXES: LiteralString = """
     SELECT c.relname FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid

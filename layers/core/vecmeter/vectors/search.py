@@ -87,7 +87,7 @@ _ADAPTIVE: LiteralString = """
 # Whether a namespace has more vectors than the exact threshold, without counting them all.
 _NAMESPACE_IS_LARGE: LiteralString = """
     SELECT count(*) > %(threshold)s
-    FROM (SELECT FROM {vectors} v WHERE v.namespace = %(namespace)s LIMIT %(threshold)s + 1) some
+    FROM (SELECT FROM {vectors} v WHERE v.namespace = %(namespace)s LIMIT %(threshold)s + 1) found
 """
 _SET_EF_SEARCH: LiteralString = "SELECT set_config('hnsw.ef_search', %s, true)"
 
