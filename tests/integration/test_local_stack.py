@@ -19,7 +19,7 @@ from typing import Any
 
 import httpx
 import pytest
-from tqdm import tqdm  # type: ignore[import-untyped]
+from tqdm import tqdm
 
 from tests.integration.test_local_services import is_held, until
 from vecmeter_local import demo as demo_module

@@ -95,10 +95,11 @@ def _task(options: argparse.Namespace) -> int:
     except httpx.TransportError as error:
         raise LocalStackError(f"The stack at {stack['url']} does not answer: {error}") from None
     try:
-        print(json.dumps(answer.json(), indent=2))
+        outcome = answer.json()
     except ValueError:
-        print(answer.text)
-    return 0 if answer.is_success else 1
+        raise LocalStackError(f"{stack['url']} answered {answer.status_code}: {answer.text}") from None
+    print(json.dumps(outcome, indent=2))
+    return 0 if answer.is_success and outcome["status"] == "ok" else 1
 
 
 def _port(raw: str) -> int:

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 import httpx
-from tqdm import tqdm  # type: ignore[import-untyped]
+from tqdm import tqdm
 
 from vecmeter_local.corpus import Text, read_texts, source_files
 from vecmeter_local.data_folder import DataFolder
