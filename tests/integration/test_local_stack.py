@@ -84,7 +84,9 @@ def output_file(folder: Path) -> Path:
     return existing / f"{folder.name}.out"
 
 
-def launch(folder: Path, *arguments: str, environment: dict[str, str] | None = None) -> Up:
+def launch(
+    folder: Path, *arguments: str, environment: dict[str, str] | None = None, ignoring: signal.Signals | None = None
+) -> Up:
     kept = {name: value for name, value in os.environ.items() if name.split("_")[0] not in {"AWS", "DATABASE", "TABLE"}}
     command = [sys.executable, "-m", "vecmeter_local.cli", "up", "--port", "0", "--no-demo"]
     with output_file(folder).open("ab") as output:
@@ -93,6 +95,7 @@ def launch(folder: Path, *arguments: str, environment: dict[str, str] | None = N
             stdout=output,
             stderr=subprocess.STDOUT,
             env=kept | (environment or {}),
+            preexec_fn=None if ignoring is None else lambda: signal.signal(ignoring, signal.SIG_IGN),
         )
     return Up(process, folder)
 
@@ -197,6 +200,13 @@ def test_a_task_without_a_stack_says_how_to_start_one(root: Path) -> None:
 def test_a_stop_leaves_no_process_no_socket_and_no_stack_json(start: Start, number: signal.Signals) -> None:
     up = start().wait_until_up()
     assert up.stop(number) == 0
+    assert up.leftovers() == []
+
+
+def test_sigint_stops_a_stack_that_a_script_started_in_the_background(start: Start) -> None:
+    # A shell without job control makes what it starts with & ignore SIGINT.
+    up = start(ignoring=signal.SIGINT).wait_until_up()
+    assert up.stop(signal.SIGINT) == 0
     assert up.leftovers() == []
 
 

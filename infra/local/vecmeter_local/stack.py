@@ -75,12 +75,15 @@ class StopRequests:
 
     @contextmanager
     def handled(self) -> Iterator[None]:
-        """Handle the signals inside the block, save those the caller ignores (nohup)."""
-        before = {
-            number: signal.signal(number, self._on_signal)
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-            if signal.getsignal(number) is not signal.SIG_IGN
-        }
+        """Handle the signals inside the block.
+
+        An ignored SIGHUP stays ignored (nohup). An ignored SIGINT does not: a shell ignores it for whatever a
+        script starts with ``&``, and the script means it when it sends one.
+        """
+        handled = [signal.SIGINT, signal.SIGTERM]
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            handled.append(signal.SIGHUP)
+        before = {number: signal.signal(number, self._on_signal) for number in handled}
         try:
             yield
         finally:

@@ -1,35 +1,43 @@
 """The ledger's one DynamoDB table. Every call names how often it may be tried: an ``ADD`` is not idempotent.
 
-The client is built with a single attempt (botocore's default for DynamoDB is ten); what may be repeated is
-repeated here, where the caller has said that it may.
+The clients try each call once (botocore's default for DynamoDB is ten); what may be repeated is repeated here, where
+the caller has said that it may.
 """
 
 from __future__ import annotations
 
 import itertools
 import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from boto3.dynamodb.types import Binary, TypeDeserializer, TypeSerializer
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import (
+    ChecksumError,
+    ClientError,
+    ConnectionError,
+    CredentialRetrievalError,
+    HTTPClientError,
+    IncompleteReadError,
+)
 
 from vecmeter.errors import LedgerUnavailableError
+from vecmeter.ledger.encoding import Item, decode, encode
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.client import DynamoDBClient
 
     from vecmeter.ledger.wire import DynamoDbWire
 
-Item = dict[str, Any]
 T = TypeVar("T")
 
 READ_ATTEMPTS = 3
 WRITE_ATTEMPTS = 3
 BACKOFF_SECONDS = 0.05
-
-_serialize = TypeSerializer().serialize
-_deserialize = TypeDeserializer().deserialize
+# A batch whose items DynamoDB keeps leaving over, with a longer pause after each round (1.6 s in all).
+BATCH_ROUNDS = 6
+# DynamoDB's own limits on the two parts of a key, in bytes of UTF-8.
+_LONGEST_PK, _LONGEST_SK = 2048, 1024
 
 # Only these say "not now"; a ValidationException or an AccessDenied is a fault of ours and must surface as one.
 _TEMPORARY = frozenset(
@@ -40,25 +48,41 @@ _TEMPORARY = frozenset(
         "RequestLimitExceeded",
         "ServiceUnavailable",
         "ThrottlingException",
+        "TransactionConflictException",
         "TransactionInProgressException",
     }
 )
+# Of a cancelled transaction: the items that were not at fault, and those that say "not now".
+_TEMPORARY_REASONS = frozenset({"None", "TransactionConflict", "ThrottlingError", "ProvisionedThroughputExceeded"})
+# No answer, or one that was lost on the way. What is misconfigured or malformed (BotoCoreError's other children) is not.
+_NO_ANSWER = (HTTPClientError, ConnectionError, IncompleteReadError, ChecksumError, CredentialRetrievalError)
 
 
 class ConditionFailed(Exception):
-    """A condition did not hold. ``items`` are the items as they were, None where there was none."""
+    """A condition did not hold. ``items`` are the items as they were, None where there was none.
+
+    ``tries`` above 1: an earlier try, whose answer was lost, may have been applied; it may be why.
+    """
 
     def __init__(self, items: Sequence[Item | None]) -> None:
         super().__init__("a condition did not hold")
         self.items = items
+        self.tries = 1
 
     @property
     def item(self) -> Item | None:
         return self.items[0]
 
 
+class Updated(NamedTuple):
+    """An item after an update. ``tries`` above 1: an earlier one may still arrive, and finds the item as it is now."""
+
+    item: Item
+    tries: int
+
+
 def create_client(max_connections: int = 10) -> DynamoDBClient:
-    """A client with one attempt per call and time-outs that leave room to answer (1 s to connect, 3 s to read)."""
+    """A boto3 client with one attempt per call and time-outs that leave room to answer (1 s to connect, 3 s to read)."""
     import boto3  # not needed by whoever brings a client of their own
     from botocore.config import Config
 
@@ -92,13 +116,18 @@ def create_table(client: DynamoDBClient, name: str) -> None:
 class Table:
     """The calls the ledger makes, in plain Python values. Raises LedgerUnavailableError when there is no answer."""
 
-    def __init__(self, client: DynamoDBClient | DynamoDbWire, name: str) -> None:
+    def __init__(
+        self, client: DynamoDBClient | DynamoDbWire, name: str, *, pause: Callable[[float], None] = time.sleep
+    ) -> None:
         self._client = client
+        self._pause = pause
         self.name = name
 
     def get(self, pk: str, sk: str) -> Item | None:
         """The item as every write acknowledged so far left it (strongly consistent), or None."""
-        answer = self._call(
+        if _too_long(pk, _LONGEST_PK) or _too_long(sk, _LONGEST_SK):
+            return None
+        answer, _ = self._call(
             lambda: self._client.get_item(TableName=self.name, Key=_key(pk, sk), ConsistentRead=True),
             attempts=READ_ATTEMPTS,
         )
@@ -107,6 +136,22 @@ class Table:
     def put(self, item: Item) -> None:
         """Write the whole item, whatever was there: repeating it changes nothing."""
         self._call(lambda: self._client.put_item(TableName=self.name, Item=encode(item)), attempts=WRITE_ATTEMPTS)
+
+    def put_new(self, item: Item) -> None:
+        """Write the item unless there is one. After a lost answer the one that is there may be this very one.
+
+        Raises:
+            ConditionFailed: with the item that is there.
+        """
+        self._call(
+            lambda: self._client.put_item(
+                TableName=self.name,
+                Item=encode(item),
+                ConditionExpression="attribute_not_exists(pk)",
+                ReturnValuesOnConditionCheckFailure="ALL_OLD",
+            ),
+            attempts=WRITE_ATTEMPTS,
+        )
 
     def update(
         self,
@@ -118,7 +163,7 @@ class Table:
         values: Mapping[str, Any],
         names: Mapping[str, str] | None = None,
         attempts: int,
-    ) -> Item:
+    ) -> Updated:
         """One conditional update; returns the item after it.
 
         Raises:
@@ -135,8 +180,8 @@ class Table:
         }
         if names:
             request["ExpressionAttributeNames"] = dict(names)
-        answer = self._call(lambda: self._client.update_item(**request), attempts=attempts)
-        return decode(answer["Attributes"])
+        answer, tries = self._call(lambda: self._client.update_item(**request), attempts=attempts)
+        return Updated(decode(answer["Attributes"]), tries)
 
     def insert(self, *items: Item) -> None:
         """Write new items, all or none.
@@ -155,25 +200,22 @@ class Table:
             }
             for item in items
         ]
-        # One attempt: after a lost answer a repetition would report our own items as existing ones.
-        self._call(lambda: self._client.transact_write_items(TransactItems=puts), attempts=1)
+        # The token makes the tries one transaction: without it a repetition would find our own items in the way.
+        token = uuid.uuid4().hex
+        self._call(
+            lambda: self._client.transact_write_items(TransactItems=puts, ClientRequestToken=token),
+            attempts=WRITE_ATTEMPTS,
+        )
 
     def delete(self, pk: str, sk: str) -> None:
         self._call(lambda: self._client.delete_item(TableName=self.name, Key=_key(pk, sk)), attempts=WRITE_ATTEMPTS)
 
     def delete_many(self, keys: Iterable[tuple[str, str]]) -> int:
-        """Delete items in batches of 25 (what one BatchWriteItem takes); returns how many were asked for."""
+        """Delete items, all of them different, 25 at a time (what one BatchWriteItem takes); returns how many."""
         deleted = 0
         remaining = iter(keys)
         while batch := list(itertools.islice(remaining, 25)):
-            pending: Any = {self.name: [{"DeleteRequest": {"Key": _key(pk, sk)}} for pk, sk in batch]}
-            while pending:
-                request = pending
-                answer = self._call(
-                    lambda request=request: self._client.batch_write_item(RequestItems=request),  # type: ignore[misc]
-                    attempts=WRITE_ATTEMPTS,
-                )
-                pending = answer["UnprocessedItems"]
+            self._delete_batch([{"DeleteRequest": {"Key": _key(pk, sk)}} for pk, sk in batch])
             deleted += len(batch)
         return deleted
 
@@ -181,17 +223,20 @@ class Table:
         self, pk: str, *, between: tuple[str, str], newest_first: bool = False, page_size: int | None = None
     ) -> Iterator[Item]:
         """Items of one partition whose sort keys lie in ``between`` (both ends included), page by page as consumed."""
+        low, high = between
+        if low > high or _too_long(low, _LONGEST_SK) or _too_long(high, _LONGEST_SK):
+            return  # DynamoDB calls such a range an error; there is nothing in it
         request: dict[str, Any] = {
             "TableName": self.name,
             "KeyConditionExpression": "pk = :pk AND sk BETWEEN :low AND :high",
-            "ExpressionAttributeValues": encode({":pk": pk, ":low": between[0], ":high": between[1]}),
+            "ExpressionAttributeValues": encode({":pk": pk, ":low": low, ":high": high}),
             "ConsistentRead": True,
             "ScanIndexForward": not newest_first,
         }
         if page_size:
             request["Limit"] = page_size
         while True:
-            answer = self._call(lambda: self._client.query(**request), attempts=READ_ATTEMPTS)
+            answer, _ = self._call(lambda: self._client.query(**request), attempts=READ_ATTEMPTS)
             yield from map(decode, answer["Items"])
             if "LastEvaluatedKey" not in answer:
                 return
@@ -201,42 +246,55 @@ class Table:
         """Raise LedgerUnavailableError unless the table answers."""
         self.get("ping", "ping")
 
-    def _call(self, call: Callable[[], T], *, attempts: int) -> T:
+    def _delete_batch(self, requests: list[Any]) -> None:
+        for round_number in range(BATCH_ROUNDS):
+            pending = {self.name: requests}
+            answer, _ = self._call(
+                lambda pending=pending: self._client.batch_write_item(RequestItems=pending),  # type: ignore[misc]
+                attempts=WRITE_ATTEMPTS,
+            )
+            requests = answer.get("UnprocessedItems", {}).get(self.name, [])
+            if not requests:
+                return
+            self._pause(BACKOFF_SECONDS * 2**round_number)
+        raise LedgerUnavailableError("The ledger does not keep up; try again shortly.")
+
+    def _call(self, call: Callable[[], T], *, attempts: int) -> tuple[T, int]:
         for attempt in range(1, attempts + 1):
             try:
-                return call()
+                return call(), attempt
             except ClientError as error:
                 refusal = _condition_failure(error)
                 if refusal is not None:
+                    refusal.tries = attempt
                     raise refusal from None
-                code = error.response["Error"]["Code"]
-                if code not in _TEMPORARY and code != "TransactionCanceledException":
+                if error.response["Error"]["Code"] == "ResourceNotFoundException":
+                    raise LedgerUnavailableError(f"There is no table {self.name!r}.") from error
+                if not _is_temporary(error):
                     raise
                 reason: Exception = error
-            except BotoCoreError as error:
+            except _NO_ANSWER as error:
                 reason = error
             if attempt < attempts:
-                time.sleep(BACKOFF_SECONDS * 2 ** (attempt - 1))
+                self._pause(BACKOFF_SECONDS * 2 ** (attempt - 1))
         raise LedgerUnavailableError("The ledger does not answer; try again shortly.") from reason
-
-
-def encode(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Plain values to DynamoDB's typed ones; None is left out."""
-    return {name: _serialize(value) for name, value in values.items() if value is not None}
-
-
-def decode(item: Mapping[str, Any]) -> Item:
-    """DynamoDB's typed values to plain ones: numbers as Decimal, binary as bytes."""
-    return {name: _plain(_deserialize(value)) for name, value in item.items()}
-
-
-def _plain(value: Any) -> Any:
-    wrapped: Any = value
-    return wrapped.value if isinstance(value, Binary) else value
 
 
 def _key(pk: str, sk: str) -> dict[str, Any]:
     return {"pk": {"S": pk}, "sk": {"S": sk}}
+
+
+def _too_long(part: str, longest: int) -> bool:
+    """Whether no key can have this part, which may come from a path or a page token; errors of DynamoDB otherwise."""
+    return len(part) > longest // 4 and len(part.encode()) > longest
+
+
+def _is_temporary(error: ClientError) -> bool:
+    response: Any = error.response
+    code = response["Error"]["Code"]
+    if code == "TransactionCanceledException":
+        return all(reason.get("Code", "None") in _TEMPORARY_REASONS for reason in response["CancellationReasons"])
+    return code in _TEMPORARY or response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) >= 500
 
 
 def _condition_failure(error: ClientError) -> ConditionFailed | None:
