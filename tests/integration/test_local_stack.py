@@ -85,17 +85,16 @@ def output_file(folder: Path) -> Path:
 
 
 def launch(
-    folder: Path, *arguments: str, environment: dict[str, str] | None = None, ignoring: signal.Signals | None = None
+    folder: Path, *arguments: str, environment: dict[str, str] | None = None, prefix: tuple[str, ...] = ()
 ) -> Up:
     kept = {name: value for name, value in os.environ.items() if name.split("_")[0] not in {"AWS", "DATABASE", "TABLE"}}
     command = [sys.executable, "-m", "vecmeter_local.cli", "up", "--port", "0", "--no-demo"]
     with output_file(folder).open("ab") as output:
         process = subprocess.Popen(
-            [*command, "--data-dir", str(folder), *arguments],
+            [*prefix, *command, "--data-dir", str(folder), *arguments],
             stdout=output,
             stderr=subprocess.STDOUT,
             env=kept | (environment or {}),
-            preexec_fn=None if ignoring is None else lambda: signal.signal(ignoring, signal.SIG_IGN),
         )
     return Up(process, folder)
 
@@ -205,7 +204,7 @@ def test_a_stop_leaves_no_process_no_socket_and_no_stack_json(start: Start, numb
 
 def test_sigint_stops_a_stack_that_a_script_started_in_the_background(start: Start) -> None:
     # A shell without job control makes what it starts with & ignore SIGINT.
-    up = start(ignoring=signal.SIGINT).wait_until_up()
+    up = start(prefix=("sh", "-c", "trap '' INT; exec \"$@\"", "sh")).wait_until_up()
     assert up.stop(signal.SIGINT) == 0
     assert up.leftovers() == []
 
