@@ -1,1 +1,1 @@
-pytest_plugins = ["tests.fixtures.services", "tests.fixtures.api"]
+pytest_plugins = ["tests.fixtures.services", "tests.fixtures.api", "tests.fixtures.ledger"]

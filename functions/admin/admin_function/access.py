@@ -5,13 +5,20 @@ What a caller may not see is answered as if it did not exist.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+
+from admin_function.schemas import UsageParameters
 from vecmeter.errors import ApiKeyNotFoundError, NotFoundError, ProjectNotFoundError
+from vecmeter.http.dependencies import sees_everything
 from vecmeter.ledger.keys import Keys
-from vecmeter.ledger.model import ApiKey, Project
+from vecmeter.ledger.model import SYSTEM_USER, ApiKey, Project, UsageRecord
+from vecmeter.runtime import Runtime
 
 
 def may_see(caller: ApiKey, user_id: str, project_id: str | None) -> bool:
-    if caller.is_system_admin:
+    if sees_everything(caller):
         return True
     return caller.user_id == user_id and caller.project_id in (None, project_id)
 
@@ -38,24 +45,56 @@ def require_user(caller: ApiKey, user_id: str, project_id: str | None = None) ->
         raise NotFoundError(f"There is no user {user_id!r}.")
 
 
-def visible_keys(
-    keys: Keys,
-    caller: ApiKey,
-    *,
-    api_key_id: str | None = None,
-    project_id: str | None = None,
-    user_id: str | None = None,
-    after: str = "",
-) -> list[ApiKey]:
-    """The keys the caller may see, narrowed to one key, a project or a user."""
-    if api_key_id is not None:
-        found = [visible_key(keys, caller, api_key_id)]
-        return [k for k in found if project_id in (None, k.project_id) and user_id in (None, k.user_id)]
-    if project_id is not None:
-        project = visible_project(keys, caller, project_id)
-        found = list(keys.list(user_id=project.user_id, project_id=project_id, after=after))
-        return [key for key in found if user_id in (None, key.user_id)]
+@dataclass(frozen=True, slots=True)
+class ListingScope:
+    """Whose projects or keys are listed: a user's or everybody's, of one project or all."""
+
+    user_id: str | None
+    project_id: str | None
+
+    @property
+    def prefix(self) -> str:
+        """What every position in the listing begins with."""
+        return f"{self.user_id}#" if self.user_id is not None else ""
+
+
+def listing_scope(
+    keys: Keys, caller: ApiKey, *, user_id: str | None = None, project_id: str | None = None
+) -> ListingScope:
+    """What the caller may list of what it asked for. Raises NotFoundError."""
     if user_id is not None:
         require_user(caller, user_id, caller.project_id)
-    scope = user_id if caller.is_system_admin else caller.user_id
-    return list(keys.list(user_id=scope, project_id=caller.project_id, after=after))
+    if project_id is not None:
+        owner = visible_project(keys, caller, project_id).user_id
+        if user_id not in (None, owner):
+            raise ProjectNotFoundError(f"User {user_id!r} has no project {project_id!r}.")
+        return ListingScope(owner, project_id)
+    if sees_everything(caller):
+        return ListingScope(user_id, None)
+    return ListingScope(caller.user_id, caller.project_id)
+
+
+def usage_records(
+    runtime: Runtime, caller: ApiKey, query: UsageParameters, start: datetime, end: datetime, *, before: str = ""
+) -> Iterator[UsageRecord]:
+    """The records asked for that the caller may see, newest first. Raises NotFoundError."""
+    project_id = query.project_id if sees_everything(caller) else query.project_id or caller.project_id
+    api_key_ids = [key.api_key_id for key in _keys_with_usage(runtime.keys, caller, query)]
+    return (
+        record
+        for record in runtime.usage.read(api_key_ids, start, end, before=before)
+        if query.operation in (None, record.operation)
+        and project_id in (None, record.project_id)
+        and query.user_id in (None, record.user_id)
+    )
+
+
+def _keys_with_usage(keys: Keys, caller: ApiKey, query: UsageParameters) -> Iterable[ApiKey]:
+    """The keys whose records may be among those asked for: keys of a whole user work in its projects, too."""
+    if query.api_key_id is not None:
+        return [visible_key(keys, caller, query.api_key_id)]
+    scope = listing_scope(keys, caller, user_id=query.user_id, project_id=query.project_id)
+    found = list(keys.list(user_id=scope.user_id))
+    if scope.user_id not in (None, SYSTEM_USER) and sees_everything(caller):
+        found += keys.list(user_id=SYSTEM_USER)  # the operator works in any project
+    return found

@@ -7,56 +7,42 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 from starlette.responses import Response
 
-from admin_function.schemas import PageQuery, RunOut, RunsOut, TaskBody, TaskOut
-from vecmeter.errors import InvalidRequestError, MissingRoleError, Violation
-from vecmeter.http.dependencies import CallDependency, blocking
+from admin_function.schemas import RunOut, RunsOut, TaskBody, TaskOut
+from vecmeter.http.dependencies import CallDependency
+from vecmeter.http.fields import PageParameters
 from vecmeter.http.paging import decode_page_token, page
-from vecmeter.ledger.model import ApiKey, Operation, Role
+from vecmeter.http.route import BusinessRoute
 from vecmeter.tasks import run_task
 from vecmeter.vectors.maintenance import Run
 
-router = APIRouter(tags=["maintenance"], prefix="/admin/maintenance")
+router = APIRouter(tags=["maintenance"], prefix="/admin/maintenance", route_class=BusinessRoute)
 
 _NEWEST = 2**62
 
 
 @router.get("/stats", response_model=TaskOut, operation_id="maintenance_stats")
-@blocking
 def stats(call: CallDependency) -> Response:
     """Health of the database, exact counts, sizes, indexes, and the last 24 hours."""
-    with call.admit(Operation.ADMIN, Role.ADMIN) as hold:
-        _require_system_admin(hold.key)
+    with call.admit_system_admin() as hold:
         return call.respond(hold, TaskOut(**run_task(call.runtime, "export_stats", {}, by_api=True)))
 
 
 @router.get("/runs", response_model=RunsOut, operation_id="maintenance_runs")
-@blocking
-def runs(query: Annotated[PageQuery, Query()], call: CallDependency) -> Response:
+def runs(query: Annotated[PageParameters, Query()], call: CallDependency) -> Response:
     """The history of runs, newest first."""
-    before = decode_page_token(query.page_token)
-    if before and not before.isdigit():
-        message = "is not a token this API gave"
-        raise InvalidRequestError(f"page_token {message}.", (Violation("page_token", message),))
-    with call.admit(Operation.ADMIN, Role.ADMIN) as hold:
-        _require_system_admin(hold.key)
+    before = decode_page_token(query.page_token, r"[1-9]\d{0,17}")
+    with call.admit_system_admin() as hold:
         found = call.runtime.maintenance.runs(before=int(before or _NEWEST), limit=query.limit + 1)
         shown, token = page(found, query.limit, lambda run: str(run.run_id))
         return call.respond(hold, RunsOut(runs=list(map(_run_out, shown)), next_page_token=token))
 
 
 @router.post("/{task}", response_model=TaskOut, operation_id="run_maintenance")
-@blocking
 def run(task: str, call: CallDependency, body: TaskBody | None = None) -> Response:
     """Run a task now and wait for it."""
     options: dict[str, Any] = body.model_dump(exclude_none=True) if body else {}
-    with call.admit(Operation.ADMIN, Role.ADMIN) as hold:
-        _require_system_admin(hold.key)
+    with call.admit_system_admin() as hold:
         return call.respond(hold, TaskOut(**run_task(call.runtime, task, options, by_api=True)))
-
-
-def _require_system_admin(caller: ApiKey) -> None:
-    if not caller.is_system_admin:
-        raise MissingRoleError("This needs a key of a system admin.")
 
 
 def _run_out(run: Run) -> RunOut:

@@ -2,38 +2,46 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Annotated
 
 from fastapi import APIRouter, Query
 from starlette.responses import Response
 
-from admin_function.access import require_user, visible_key, visible_keys, visible_project
+from admin_function.access import listing_scope, require_user, visible_key, visible_project
 from admin_function.schemas import (
     CreatedKeyOut,
     KeyBody,
     KeyOut,
     KeysOut,
-    KeysQuery,
+    KeysParameters,
     PolicyBody,
     ProjectBody,
     ProjectOut,
     ProjectsOut,
-    ProjectsQuery,
+    ProjectsParameters,
     StatusOut,
     key_fields,
     project_out,
 )
-from vecmeter.errors import InvalidRequestError, Violation
-from vecmeter.http.dependencies import Call, CallDependency, blocking
-from vecmeter.http.paging import decode_page_token, page
+from vecmeter.errors import Violation
+from vecmeter.http.checks import raise_if_any
+from vecmeter.http.dependencies import Call, CallDependency
+from vecmeter.http.fields import ApiKeyPath, ProjectPath
+from vecmeter.http.paging import decode_page_token, page, require_prefix
+from vecmeter.http.route import BusinessRoute
 from vecmeter.ledger.keys import listing_position
 from vecmeter.ledger.model import ApiKey, Operation, Policy, Role
 
-router = APIRouter(tags=["projects and keys"], prefix="/admin")
+router = APIRouter(tags=["projects and keys"], prefix="/admin", route_class=BusinessRoute)
+
+_PROJECT_POSITION = r"[\w.-]{1,63}#[\w.-]{1,63}"
+_KEY_POSITION = _PROJECT_POSITION + r"#key_[0-9A-Za-z]{1,60}"
 
 
-@router.post("/projects", status_code=201, response_model=ProjectOut, operation_id="create_project")
-@blocking
+@router.post(
+    "/projects", status_code=201, response_model=ProjectOut, operation_id="create_project", responses={409: {}}
+)
 def create_project(body: ProjectBody, call: CallDependency) -> Response:
     """Create a project: a tenant's space for collections and keys."""
     with call.admit(Operation.ADMIN, Role.ADMIN) as hold:
@@ -43,32 +51,26 @@ def create_project(body: ProjectBody, call: CallDependency) -> Response:
 
 
 @router.get("/projects", response_model=ProjectsOut, operation_id="list_projects")
-@blocking
-def list_projects(query: Annotated[ProjectsQuery, Query()], call: CallDependency) -> Response:
+def list_projects(query: Annotated[ProjectsParameters, Query()], call: CallDependency) -> Response:
     """List the projects one may see."""
-    after = decode_page_token(query.page_token)
+    after = decode_page_token(query.page_token, _PROJECT_POSITION)
     with call.admit(Operation.ADMIN, Role.ADMIN) as hold:
-        if query.user_id is not None:
-            require_user(hold.key, query.user_id, hold.key.project_id)
-        scope = query.user_id if hold.key.is_system_admin else hold.key.user_id
-        found = [
-            project
-            for project in call.runtime.keys.list_projects(user_id=scope, after=after)
-            if hold.key.project_id in (None, project.project_id)
-        ]
-        shown, token = page(found, query.limit, listing_position)
+        scope = listing_scope(call.runtime.keys, hold.key, user_id=query.user_id)
+        require_prefix(after, scope.prefix)
+        listed = call.runtime.keys.list_projects(user_id=scope.user_id, after=after)
+        found = (project for project in listed if scope.project_id in (None, project.project_id))
+        shown, token = page(list(islice(found, query.limit + 1)), query.limit, listing_position)
         return call.respond(hold, ProjectsOut(projects=list(map(project_out, shown)), next_page_token=token))
 
 
 @router.get("/projects/{id}", response_model=ProjectOut, operation_id="get_project")
-@blocking
-def get_project(id: str, call: CallDependency) -> Response:
+def get_project(id: ProjectPath, call: CallDependency) -> Response:
+    """Describe a project."""
     with call.admit(Operation.ADMIN, Role.ADMIN) as hold:
         return call.respond(hold, project_out(visible_project(call.runtime.keys, hold.key, id)))
 
 
 @router.post("/keys", status_code=201, response_model=CreatedKeyOut, operation_id="create_key")
-@blocking
 def create_key(body: KeyBody, call: CallDependency) -> Response:
     """Create a key. Its secret is in this answer and nowhere else."""
     with call.admit(Operation.ADMIN, Role.ADMIN) as hold:
@@ -86,31 +88,29 @@ def create_key(body: KeyBody, call: CallDependency) -> Response:
 
 
 @router.get("/keys", response_model=KeysOut, operation_id="list_keys")
-@blocking
-def list_keys(query: Annotated[KeysQuery, Query()], call: CallDependency) -> Response:
+def list_keys(query: Annotated[KeysParameters, Query()], call: CallDependency) -> Response:
     """List the keys one may see; never their secrets."""
-    after = decode_page_token(query.page_token)
+    after = decode_page_token(query.page_token, _KEY_POSITION)
     with call.admit(Operation.ADMIN, Role.ADMIN) as hold:
-        found = visible_keys(
-            call.runtime.keys, hold.key, project_id=query.project_id, user_id=query.user_id, after=after
-        )
-        shown, token = page(found, query.limit, listing_position)
+        scope = listing_scope(call.runtime.keys, hold.key, user_id=query.user_id, project_id=query.project_id)
+        require_prefix(after, scope.prefix)
+        listed = call.runtime.keys.list(user_id=scope.user_id, project_id=scope.project_id, after=after)
+        shown, token = page(list(islice(listed, query.limit + 1)), query.limit, listing_position)
         now = call.runtime.clock()
         items = [KeyOut(**key_fields(key, now)) for key in shown]
         return call.respond(hold, KeysOut(keys=items, next_page_token=token))
 
 
 @router.get("/keys/{id}", response_model=KeyOut, operation_id="get_key")
-@blocking
-def get_key(id: str, call: CallDependency) -> Response:
+def get_key(id: ApiKeyPath, call: CallDependency) -> Response:
+    """Describe a key; never its secret."""
     with call.admit(Operation.ADMIN, Role.ADMIN) as hold:
         key = visible_key(call.runtime.keys, hold.key, id)
         return call.respond(hold, KeyOut(**key_fields(key, call.runtime.clock())))
 
 
 @router.delete("/keys/{id}", response_model=StatusOut, operation_id="revoke_key")
-@blocking
-def revoke_key(id: str, call: CallDependency) -> Response:
+def revoke_key(id: ApiKeyPath, call: CallDependency) -> Response:
     """Revoke a key for good: its next request is refused everywhere."""
     with call.admit(Operation.ADMIN, Role.ADMIN) as hold:
         visible_key(call.runtime.keys, hold.key, id)
@@ -123,8 +123,6 @@ def _check_new_key(body: KeyBody, caller: ApiKey, call: Call) -> None:
     if body.project_id is not None:
         project = visible_project(call.runtime.keys, caller, body.project_id)
         if project.user_id != body.user_id:
-            message = f"is not the user of project {body.project_id!r}"
-            raise InvalidRequestError(f"user_id {message}.", (Violation("user_id", message),))
+            raise_if_any([Violation("user_id", f"is not the user of project {body.project_id!r}")])
     if body.expires_at is not None and body.expires_at <= call.runtime.clock():
-        message = "lies in the past"
-        raise InvalidRequestError(f"expires_at {message}.", (Violation("expires_at", message),))
+        raise_if_any([Violation("expires_at", "lies in the past")])

@@ -8,17 +8,27 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
-from vecmeter.http.fields import Answer, Body, Name, Text
+from vecmeter.http.fields import (
+    Answer,
+    ApiKeyId,
+    Body,
+    Name,
+    PageParameters,
+    PeriodParameters,
+    Text,
+    examples,
+)
 from vecmeter.ledger.model import ApiKey, LimitState, Operation, Policy, Project, Role, UsageRecord
 from vecmeter.ledger.usage import Totals, UsageSummary
 
-MAX_PAGE = 1000
 Allowance = Annotated[int, Field(ge=0, le=10**15)]
 Label = Annotated[Text, Field(max_length=200)]
 
 
 class PolicyBody(Body):
     """What a key may use. What is left out stays as it is; null goes back to the default."""
+
+    model_config = examples({"daily_requests": 1000, "monthly_tokens": 5_000_000, "alert_threshold_pct": 90})
 
     active: bool | None = None
     notes: Annotated[Text, Field(max_length=200)] | None = None
@@ -38,6 +48,10 @@ class PolicyBody(Body):
 
 
 class ProjectBody(Body):
+    """A project: a tenant's space for collections and keys."""
+
+    model_config = examples({"project_id": "acme", "user_id": "alice", "name": "Acme's documents"})
+
     project_id: Name
     user_id: Name
     name: Label | None = None
@@ -45,6 +59,15 @@ class ProjectBody(Body):
 
 class KeyBody(Body):
     """``project_id`` left out: the key reaches every project of its user."""
+
+    model_config = examples(
+        {
+            "user_id": "alice",
+            "project_id": "acme",
+            "roles": ["search", "write"],
+            "quota": {"daily_requests": 1000},
+        }
+    )
 
     user_id: Name
     project_id: Name | None = None
@@ -57,45 +80,30 @@ class KeyBody(Body):
 class TaskBody(Body):
     """The collections a task is about: all, a project's, or one."""
 
+    model_config = examples({}, {"project_id": "acme", "collection": "notes"})
+
     project_id: Name | None = None
     collection: Name | None = None
 
 
-class PageQuery(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-    limit: Annotated[int, Field(ge=1, le=MAX_PAGE)] = 100
-    page_token: Text | None = None
+class ProjectsParameters(PageParameters):
+    user_id: Name | None = None
 
 
-class ProjectsQuery(PageQuery):
-    user_id: str | None = None
+class KeysParameters(PageParameters):
+    user_id: Name | None = None
+    project_id: Name | None = None
 
 
-class KeysQuery(PageQuery):
-    user_id: str | None = None
-    project_id: str | None = None
-
-
-class UsageQuery(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-    hours: Annotated[int, Field(ge=1, le=24 * 366)] = 24
-    api_key_id: str | None = None
-    project_id: str | None = None
-    user_id: str | None = None
+class UsageParameters(PeriodParameters):
+    api_key_id: ApiKeyId | None = None
+    project_id: Name | None = None
+    user_id: Name | None = None
     operation: Operation | None = None
 
 
-class RecordsQuery(UsageQuery):
-    limit: Annotated[int, Field(ge=1, le=MAX_PAGE)] = 100
-    page_token: Text | None = None
-
-
-class OwnUsageQuery(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-    hours: Annotated[int, Field(ge=1, le=24 * 366)] = 24
+class RecordsParameters(UsageParameters, PageParameters):
+    pass
 
 
 class StatusOut(Answer):

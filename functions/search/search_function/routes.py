@@ -9,16 +9,17 @@ from starlette.responses import Response
 
 from search_function.schemas import Debug, SearchAnswer, SearchBody, to_answer
 from vecmeter.embedding.model import estimate_tokens
-from vecmeter.errors import InvalidRequestError
-from vecmeter.http.dependencies import Call, CallDependency, blocking
+from vecmeter.http.checks import raise_if_any
+from vecmeter.http.dependencies import Call, CallDependency
 from vecmeter.http.embedding import embed_query
 from vecmeter.http.fields import CollectionPath, ProjectPath
+from vecmeter.http.route import BusinessRoute
 from vecmeter.ledger.model import Operation, Role
 from vecmeter.telemetry import Metric
 from vecmeter.vectors.checks import check_numbers
 from vecmeter.vectors.model import Collection, Query, SearchResult
 
-router = APIRouter(tags=["search"])
+router = APIRouter(tags=["search"], route_class=BusinessRoute)
 
 
 @router.post(
@@ -26,15 +27,13 @@ router = APIRouter(tags=["search"])
     response_model=SearchAnswer,
     operation_id="search",
 )
-@blocking
 def search(project: ProjectPath, collection: CollectionPath, body: SearchBody, call: CallDependency) -> Response:
     """Find the vectors nearest to a vector, a text or a stored vector."""
     body.check(call.runtime.settings)
     tokens = estimate_tokens(body.text or "")
     with call.admit(Operation.SEARCH, Role.SEARCH, project, tokens=tokens) as hold:
         started = time.perf_counter()
-        with call.metrics.timed(Metric.SEARCH_TIME):
-            result = call.runtime.collections.use(project, collection, lambda c: _search(c, body, call))
+        result = call.use(project, collection, lambda c: _search(c, body, call))
         debug = _debug(result, started) if body.include_debug else None
         return call.respond(
             hold,
@@ -51,7 +50,7 @@ def _search(collection: Collection, body: SearchBody, call: Call) -> SearchResul
     if body.text is not None:
         numbers = embed_query(collection, body.text, call.metrics)
     elif numbers is not None and (violation := check_numbers(collection, numbers, "vector")):
-        raise InvalidRequestError(f"vector {violation.message}.", (violation,))
+        raise_if_any([violation])
     query = Query(
         numbers=numbers,
         id=body.id,
@@ -63,8 +62,8 @@ def _search(collection: Collection, body: SearchBody, call: Call) -> SearchResul
         include_document="document" in body.include,
         include_vector="vector" in body.include,
     )
-    with call.metrics.timed(Metric.DATABASE_TIME):
-        return call.runtime.searcher.search(collection, query)
+    with call.metrics.timed(Metric.SEARCH_TIME):
+        return call.database(call.runtime.searcher.search, collection, query)
 
 
 def _debug(result: SearchResult, started: float) -> Debug:

@@ -47,9 +47,9 @@ class Runtime:
     dsn: Callable[[], str]
 
     def close(self) -> None:
-        """Finish what is being written and close every connection."""
-        self.ledger.close()
+        """Close every connection."""
         self.database.close()
+        self.table.close()
 
 
 def build_runtime(settings: Settings, clock: Clock = utc_now) -> Runtime:
@@ -81,8 +81,8 @@ def build_runtime(settings: Settings, clock: Clock = utc_now) -> Runtime:
         ),
         database=database,
         collections=collections,
-        records=Records(database, collections, settings.max_metadata_bytes),
-        searcher=Searcher(database, collections, settings.exact_threshold_vectors),
+        records=Records(database, settings.max_metadata_bytes),
+        searcher=Searcher(database, settings.exact_threshold_vectors),
         maintenance=Maintenance(dsn, collections, settings.index_threshold_vectors),
         dsn=dsn,
     )

@@ -53,6 +53,10 @@ def run_task(runtime: Runtime, name: str, options: Options, *, by_api: bool = Fa
         _logger.exception("task failed", extra={"task": name})
         code = error.code if isinstance(error, VecmeterError) else type(error).__name__
         outcome |= {"status": "error", "message": f"{name} failed", "error": code}
+    failed = [figure for figure in outcome.get("collections", ()) if figure.get("error")]
+    if failed:
+        message = f"{name} failed for {len(failed)} of {len(outcome['collections'])} collections"
+        outcome |= {"status": "error", "message": message, "error": failed[0]["error"]}
     if task.open_to_api:
         _record(runtime, outcome, started_at)
     return outcome
@@ -85,7 +89,10 @@ def _collections(runtime: Runtime, options: Options) -> list[Collection]:
 
 
 def _vacuum_analyze(runtime: Runtime, options: Options) -> Figures:
-    return runtime.maintenance.vacuum_analyze(_collections(runtime, options))
+    return {
+        **runtime.maintenance.vacuum_analyze(_collections(runtime, options)),
+        **runtime.maintenance.forget(runtime.clock()),
+    }
 
 
 def _reindex_hnsw(runtime: Runtime, options: Options) -> Figures:

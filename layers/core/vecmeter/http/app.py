@@ -2,37 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import Match
 
 from vecmeter import __version__
 from vecmeter.errors import VecmeterError, Violation
 from vecmeter.http.edge import RequestEdge
-from vecmeter.http.fields import Problem
 from vecmeter.http.health import health
+from vecmeter.http.openapi import describe
 from vecmeter.http.problems import problem, problem_of
 from vecmeter.runtime import Runtime
 from vecmeter.telemetry import EmfMetrics
 
-_PROBLEM_RESPONSES: dict[int | str, dict[str, Any]] = {
-    status: {"model": Problem, "description": description, "content": {"application/problem+json": {}}}
-    for status, description in {
-        400: "The body is not JSON",
-        401: "No valid key",
-        403: "The key lacks the role",
-        404: "Missing, or not yours",
-        409: "Exists already, or a condition does not hold",
-        413: "Too large",
-        422: "Does not validate",
-        429: "A limit says no",
-        503: "A part does not answer",
-    }.items()
-}
 _HTTP_CODES = {400: "not_json", 404: "route_not_found", 405: "method_not_allowed", 413: "payload_too_large"}
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
 
 def create_app(runtime: Runtime, *routers: APIRouter, service: str, runs_alone: bool = False) -> FastAPI:
@@ -42,7 +31,8 @@ def create_app(runtime: Runtime, *routers: APIRouter, service: str, runs_alone: 
     blocking routes run in place (Lambda).
     """
     settings = runtime.settings
-    app = FastAPI(title="Vecmeter", version=__version__, responses=_PROBLEM_RESPONSES, redirect_slashes=False)
+    # No pages of documentation: they would load their scripts from a third party.
+    app = FastAPI(title="Vecmeter", version=__version__, redirect_slashes=False, docs_url=None, redoc_url=None)
     app.state.runtime = runtime
     app.state.runs_alone = runs_alone
     app.include_router(health)
@@ -53,25 +43,27 @@ def create_app(runtime: Runtime, *routers: APIRouter, service: str, runs_alone: 
     app.add_exception_handler(HTTPException, _on_http_error)
     emf = EmfMetrics(namespace=settings.metrics_namespace, service=service, enabled=settings.metrics_enabled)
     app.add_middleware(RequestEdge, emf=emf, max_body_bytes=settings.max_body_bytes)
+    describe(app, settings)
     return app
 
 
 async def _on_our_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, VecmeterError)
-    return problem_of(error, request.state.request_id, request.app.state.runtime.clock())
+    state, now = request.state, request.app.state.runtime.clock()
+    return problem_of(error, state.request_id, now, state.limits, committed=state.committed)
 
 
 async def _on_invalid_request(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     details = error.errors()
-    if any(detail["type"] == "json_invalid" for detail in details):
-        return _simple_problem(request, 400, "The body is not JSON.")
+    if request.state.body_bytes == 0 and any(detail["loc"] == ("body",) for detail in details):
+        return _simple_problem(request, 400, "The body is empty, and this route wants JSON.")
     violations = [Violation(_path(detail["loc"]), _message(detail)) for detail in details]
     return problem(
         status=422,
         code="invalid_request",
         title="The request does not validate",
-        detail=f"{violations[0].path}: {violations[0].message}.",
+        detail=_summary(violations),
         request_id=request.state.request_id,
         violations=violations,
     )
@@ -79,23 +71,40 @@ async def _on_invalid_request(request: Request, error: Exception) -> Response:
 
 async def _on_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    detail = "The body is not JSON." if error.status_code == 400 else str(error.detail)
-    return _simple_problem(request, error.status_code, detail, dict(error.headers or {}))
+    headers = dict(error.headers or {})
+    if error.status_code == 405:
+        headers["Allow"] = ", ".join(_allowed_methods(request))
+    return _simple_problem(request, error.status_code, str(error.detail), headers)
+
+
+def _allowed_methods(request: Request) -> list[str]:
+    """What the path takes; the router itself names the methods of the first of its routes only."""
+    return [
+        method
+        for method in _METHODS
+        if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in request.app.routes)
+    ]
 
 
 def _simple_problem(request: Request, status: int, detail: str, headers: dict[str, str] | None = None) -> Response:
+    titles = {400: "The body is not JSON", 413: "The request is too large"}
     return problem(
         status=status,
         code=_HTTP_CODES.get(status, "http_error"),
-        title=detail.rstrip("."),
+        title=titles.get(status, detail),
         detail=detail,
         request_id=request.state.request_id,
         headers=headers,
     )
 
 
+def _summary(violations: Sequence[Violation]) -> str:
+    first = f"{violations[0].path}: {violations[0].message}."
+    return first if len(violations) == 1 else f"{first} It is the first of {len(violations)} faults."
+
+
 def _path(location: tuple[int | str, ...]) -> str:
-    # The first part says where in the request: body, query, path. A missing body has nothing else.
+    # The first part says where in the request: body, query, path. A wrong body as a whole has nothing else.
     return ".".join(str(part) for part in location[1:]) or str(location[0])
 
 

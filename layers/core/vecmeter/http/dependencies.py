@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
-from functools import wraps
-from typing import Annotated, Any, ParamSpec
+from collections.abc import Callable, Mapping
+from typing import Annotated, ParamSpec, TypeVar
 
 from fastapi import Depends, Request
-from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel
 from starlette.responses import Response
 
-from vecmeter.errors import AuthenticationError
+from vecmeter.errors import MissingRoleError
 from vecmeter.http.fields import MeteredAnswer, Usage
 from vecmeter.http.rate_limit_headers import rate_limit_headers
 from vecmeter.ledger.admission import Admission, Demand
-from vecmeter.ledger.keys import Credential, parse_secret
 from vecmeter.ledger.metering import Hold, Outcome
-from vecmeter.ledger.model import Cost, Operation, Role
+from vecmeter.ledger.model import ApiKey, Cost, Operation, Role
 from vecmeter.runtime import Runtime
 from vecmeter.telemetry import Metric, RequestMetrics
+from vecmeter.vectors.model import Collection
 
 P = ParamSpec("P")
+T = TypeVar("T")
 
 WRITES = frozenset({Operation.ADD, Operation.UPSERT})
 
@@ -29,11 +28,9 @@ WRITES = frozenset({Operation.ADD, Operation.UPSERT})
 class Call:
     """One request: its runtime, its credential, and what is known of it so far."""
 
-    def __init__(self, request: Request, credential: Credential) -> None:
+    def __init__(self, request: Request) -> None:
         self._request = request
-        self._credential = credential
         self.runtime: Runtime = request.app.state.runtime
-        self.runs_alone: bool = request.app.state.runs_alone
         self.metrics: RequestMetrics = request.state.metrics
 
     def admit(
@@ -48,14 +45,30 @@ class Call:
         self.metrics.operation = operation.value
         with self.metrics.timed(Metric.LEDGER_TIME):
             hold = self.runtime.ledger.admit(self._demand(operation, role, project_id, cost))
+        self._request.state.limits = hold.limits
         self._identify(hold.admission)
         return hold
 
-    def authorize(self) -> Admission:
+    def admit_system_admin(self) -> Hold:
+        """Admit a request that concerns every tenant. Raises MissingRoleError for any other key, uncounted."""
+        if not sees_everything(self.authorize(Role.ADMIN).key):
+            raise MissingRoleError("This needs a key of a system admin.")
+        return self.admit(Operation.ADMIN, Role.ADMIN)
+
+    def authorize(self, role: Role | None = None) -> Admission:
         """Let any valid key pass without counting the request: to look at one's own meter is free."""
-        admission = self.runtime.ledger.authorize(self._demand(Operation.ADMIN, None, None, Cost(requests=0)))
+        admission = self.runtime.ledger.authorize(self._demand(Operation.ADMIN, role, None, Cost(requests=0)))
         self._identify(admission)
         return admission
+
+    def use(self, project: str, collection: str, work: Callable[[Collection], T], *, fresh: bool = False) -> T:
+        """Do ``work`` with the definition of a collection: see ``Collections.use``."""
+        return self.runtime.collections.use(project, collection, work, fresh=fresh)
+
+    def database(self, work: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+        """Do ``work``, which waits for PostgreSQL, on the clock."""
+        with self.metrics.timed(Metric.DATABASE_TIME):
+            return work(*arguments, **named)
 
     def respond(
         self,
@@ -69,6 +82,7 @@ class Call:
         had_filter: bool = False,
     ) -> Response:
         """Settle the request with what it turned out to have done, and render its answer."""
+        self._request.state.committed = self._request.method != "GET" and hold.admission.demand.role is not Role.SEARCH
         cost = hold.cost(vectors)
         if isinstance(answer, MeteredAnswer):
             answer.usage = Usage(
@@ -104,13 +118,12 @@ class Call:
             self.metrics.add(Metric.USAGE_RECORD_FAILURES, 1)
 
     def _demand(self, operation: Operation, role: Role | None, project_id: str | None, cost: Cost) -> Demand:
-        template = self._request.scope["route"].path.replace(":path}", "}")
         return Demand(
             request_id=self._request.state.request_id,
-            credential=self._credential,
+            credential=self._request.state.credential,
             role=role,
             operation=operation,
-            endpoint=f"{self._request.method} {self.runtime.settings.api_prefix}{template}",
+            endpoint=f"{self._request.method} {self._request.state.template}",
             project_id=project_id,
             request_bytes=self._request.state.body_bytes,
             cost=cost,
@@ -122,35 +135,13 @@ def render(answer: BaseModel, status: int = 200, headers: Mapping[str, str] | No
     return Response(content, status_code=status, headers=dict(headers or {}), media_type="application/json")
 
 
+def sees_everything(key: ApiKey) -> bool:
+    """Whether a key is a system admin's. One that is confined to a project stays in it, whoever owns it."""
+    return key.is_system_admin and key.project_id is None
+
+
 async def _call(request: Request) -> Call:
-    return Call(request, parse_secret(_presented_secret(request.headers)))
+    return Call(request)
 
 
 CallDependency = Annotated[Call, Depends(_call)]
-
-
-def blocking(endpoint: Callable[P, Response]) -> Callable[P, Awaitable[Response]]:
-    """Make a route of a function that blocks on PostgreSQL and DynamoDB.
-
-    A server runs it in a thread, so that it never keeps other requests waiting. A Lambda environment has one request
-    at a time, so it runs in place, which saves the hop (docs/adr/0004). The function takes the Call as ``call``.
-    """
-
-    @wraps(endpoint)
-    async def run(*arguments: P.args, **named: P.kwargs) -> Response:
-        call: Any = named["call"]
-        if call.runs_alone:
-            return endpoint(*arguments, **named)
-        return await run_in_threadpool(endpoint, *arguments, **named)
-
-    return run
-
-
-def _presented_secret(headers: Mapping[str, str]) -> str:
-    scheme, _, secret = headers.get("authorization", "").partition(" ")
-    if scheme.lower() == "bearer" and secret:
-        return secret.strip()
-    api_key = headers.get("api-key")
-    if api_key:
-        return api_key.strip()
-    raise AuthenticationError

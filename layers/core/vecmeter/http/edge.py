@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import secrets
 import time
 
@@ -18,7 +19,11 @@ _JSON = b"application/json"
 
 
 class RequestEdge:
-    """ASGI middleware. Gives routes ``request.state``: ``request_id``, ``body_bytes`` (read so far) and ``metrics``."""
+    """ASGI middleware. Gives routes ``request.state``: ``request_id``, ``body_bytes`` (read so far) and ``metrics``.
+
+    It takes from there ``template``, the route as the API's documents write it, and ``committed``: the work is done,
+    whatever becomes of the answer.
+    """
 
     def __init__(self, app: ASGIApp, *, emf: EmfMetrics, max_body_bytes: int) -> None:
         self._app = app
@@ -31,7 +36,14 @@ class RequestEdge:
             return
         request_id = secrets.token_hex(8)
         metrics = self._emf.request()
-        state = {"request_id": request_id, "body_bytes": 0, "metrics": metrics}
+        state = {
+            "request_id": request_id,
+            "body_bytes": 0,
+            "metrics": metrics,
+            "limits": (),
+            "committed": False,
+            "template": None,
+        }
         scope["state"] = {**scope.get("state", {}), **state}
         _call_it_json(scope)
         status, started_at = 0, time.perf_counter()
@@ -51,11 +63,11 @@ class RequestEdge:
                 _logger.exception("unhandled error")
                 if status:
                     raise
-                await _internal_error(request_id)(scope, receive, send_with_id)
+                await _internal_error(request_id, scope["state"]["committed"])(scope, receive, send_with_id)
             finally:
                 metrics.finish(
                     method=scope["method"],
-                    route=getattr(scope.get("route"), "path", "unknown"),
+                    route=scope["state"]["template"] or getattr(scope.get("route"), "path", "unknown"),
                     status=status,
                     duration_ms=(time.perf_counter() - started_at) * 1000,
                 )
@@ -65,7 +77,7 @@ class RequestEdge:
         too_large = HTTPException(413, f"The body is longer than {self._max_body_bytes} bytes.")
 
         async def counted() -> Message:
-            if announced.isdigit() and int(announced) > self._max_body_bytes:
+            if _number(announced) > self._max_body_bytes:
                 raise too_large
             message = await receive()
             if message["type"] == "http.request":
@@ -84,11 +96,17 @@ def _call_it_json(scope: Scope) -> None:
         scope["headers"] = [*others, (b"content-type", _JSON)]
 
 
-def _internal_error(request_id: str) -> ASGIApp:
+def _number(announced: str) -> int:
+    # Headers come from anywhere: "²" is a digit, too, and a number may have more digits than int() takes.
+    return int(announced) if re.fullmatch(r"[0-9]{1,18}", announced) else 0
+
+
+def _internal_error(request_id: str, committed: bool) -> ASGIApp:
     return problem(
         status=500,
         code="internal",
         title="Internal error",
         detail="This is a fault of the service. The request id finds it in the logs.",
         request_id=request_id,
+        extra={"committed": True} if committed else None,
     )

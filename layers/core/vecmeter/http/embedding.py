@@ -6,8 +6,8 @@ from array import array
 from collections.abc import Sequence
 
 from vecmeter.embedding.model import Embedder, with_paths
-from vecmeter.embedding.registry import NONE, get_embedder
-from vecmeter.errors import InvalidRequestError
+from vecmeter.embedding.registry import get_embedder
+from vecmeter.errors import InvalidRequestError, Violation
 from vecmeter.telemetry import Metric, RequestMetrics
 from vecmeter.vectors.model import Collection
 
@@ -16,7 +16,7 @@ def embed_query(collection: Collection, text: str, metrics: RequestMetrics) -> a
     """The vector of a search text. Raises InvalidRequestError with the path ``text``."""
     with metrics.timed(Metric.EMBEDDING_TIME):
         try:
-            return _embedder(collection).embed_query(text).vector
+            return _embedder(collection, ["text"]).embed_query(text).vector
         except InvalidRequestError as error:
             raise with_paths(error, ["text"]) from None
 
@@ -27,13 +27,14 @@ def embed_documents(
     """The vectors of documents. Raises InvalidRequestError with the ``paths`` of those that cannot be embedded."""
     with metrics.timed(Metric.EMBEDDING_TIME):
         try:
-            return _embedder(collection).embed_documents(documents).vectors
+            return _embedder(collection, paths).embed_documents(documents).vectors
         except InvalidRequestError as error:
             raise with_paths(error, paths) from None
 
 
-def _embedder(collection: Collection) -> Embedder:
+def _embedder(collection: Collection, paths: Sequence[str]) -> Embedder:
     definition = collection.embedder
     if definition is None:
-        return get_embedder(NONE, None, None)
+        message = "cannot be embedded: the collection has no embedder; send a vector"
+        raise InvalidRequestError(f"{paths[0]} {message}.", tuple(Violation(path, message) for path in paths))
     return get_embedder(definition.provider, definition.model, collection.dimension)

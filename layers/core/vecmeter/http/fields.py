@@ -1,26 +1,60 @@
-"""Field types that request bodies share. Types are strict: ``"1"`` is no number and ``true`` is none either."""
+"""Field types that requests share. Types of bodies are strict: ``"1"`` is no number and ``true`` is none either."""
 
 from __future__ import annotations
 
 import base64
 import binascii
 import math
+import re
 import sys
 from array import array
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import Path
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    WithJsonSchema,
+)
 
-_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
+from vecmeter.errors import (
+    ApiKeyNotFoundError,
+    CollectionNotFoundError,
+    NotFoundError,
+    PayloadTooLargeError,
+    ProjectNotFoundError,
+)
+
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 _NAME_HELP = "Letters, digits, '.', '_' and '-'; 1 to 63 characters, the first a letter or digit."
+_KEY_ID = r"^key_[0-9A-Za-z]{1,60}$"
+MAX_PAGE = 1000
+MAX_HOURS = 24 * 366
+# No deployment takes more (see the settings): a longer list is refused before each of its items is looked at.
+MAX_ITEMS = 10_000
 
 
 class Body(BaseModel):
     """A request body: unknown fields are refused."""
 
     model_config = ConfigDict(extra="forbid", strict=True, populate_by_name=True, arbitrary_types_allowed=True)
+
+
+def examples(*bodies: dict[str, Any]) -> ConfigDict:
+    """The configuration of a body with examples for the API's document."""
+    return ConfigDict(json_schema_extra={"examples": list(bodies)})
+
+
+class Parameters(BaseModel):
+    """The parameters of a query string: unknown ones are refused."""
+
+    model_config = ConfigDict(extra="forbid")
 
 
 class Answer(BaseModel):
@@ -106,10 +140,38 @@ def _from_base64(text: str) -> array[float]:
     return numbers
 
 
-def _without_nul(text: str) -> str:
+def _storable(text: str) -> str:
     if "\x00" in text:
         raise ValueError("has a character U+0000, which PostgreSQL cannot keep")
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise ValueError("has a lone surrogate, which is not Unicode text") from None
     return text
+
+
+def _not_empty(text: str) -> str:
+    if not text:
+        raise ValueError("must not be empty")
+    return text
+
+
+def _within_measure(value: Any, info: ValidationInfo) -> Any:
+    if isinstance(value, list) and len(value) > MAX_ITEMS:
+        raise PayloadTooLargeError(f"{info.field_name} has {len(value)} items; at most {MAX_ITEMS} are allowed.")
+    return value
+
+
+def _possible(pattern: str, missing: type[NotFoundError], what: str) -> AfterValidator:
+    """For names in paths: one that nothing can have is missing like any other, and is not looked up."""
+
+    def check(name: str) -> str:
+        if re.fullmatch(pattern, name) is None:
+            raise missing(f"There is no {what} {name!r:.100}.")
+        return name
+
+    return AfterValidator(check)
 
 
 if TYPE_CHECKING:
@@ -128,12 +190,40 @@ else:  # array cannot be subscripted before Python 3.12
             }
         ),
     ]
-Text = Annotated[str, AfterValidator(_without_nul)]
-VectorId = Annotated[str, AfterValidator(_without_nul), Field(min_length=1)]
-Namespace = Annotated[str, AfterValidator(_without_nul)]
+# The spellings of the owner's documents are accepted beside ours.
+OptionalNumbers = Annotated[Numbers | None, Field(validation_alias=AliasChoices("vector", "embedding", "query_vector"))]
+Text = Annotated[str, AfterValidator(_storable)]
+VectorId = Annotated[str, AfterValidator(_storable), Field(min_length=1)]
+Namespace = Annotated[str, AfterValidator(_storable)]
 Metadata = Annotated[dict[str, Any], Field(description="Any JSON object.")]
 Filter = Annotated[dict[str, Any], Field(description='Equality over metadata: {"field": value}; all must hold.')]
-Name = Annotated[str, Field(pattern=_NAME, description=_NAME_HELP)]
+OptionalFilter = Annotated[Filter | None, Field(validation_alias=AliasChoices("filter", "metadata_filter"))]
+Name = Annotated[str, Field(pattern=NAME, description=_NAME_HELP)]
+ApiKeyId = Annotated[str, Field(pattern=_KEY_ID)]
+WithinMeasure = BeforeValidator(_within_measure)
 
-ProjectPath = Annotated[str, Path(description="Project id.")]
-CollectionPath = Annotated[str, Path(description="Collection name.")]
+ProjectPath = Annotated[
+    str,
+    _possible(NAME, ProjectNotFoundError, "project"),
+    Path(description="Project id.", json_schema_extra={"pattern": NAME}),
+]
+VectorPath = Annotated[str, AfterValidator(_not_empty), AfterValidator(_storable), Path(description="Vector id.")]
+CollectionPath = Annotated[
+    str,
+    _possible(NAME, CollectionNotFoundError, "collection"),
+    Path(description="Collection name.", json_schema_extra={"pattern": NAME}),
+]
+ApiKeyPath = Annotated[
+    str,
+    _possible(_KEY_ID, ApiKeyNotFoundError, "API key"),
+    Path(description="API key id.", json_schema_extra={"pattern": _KEY_ID}),
+]
+
+
+class PageParameters(Parameters):
+    limit: Annotated[int, Field(ge=1, le=MAX_PAGE, description="Most entries of the page.")] = 100
+    page_token: Annotated[str | None, Field(description="``next_page_token`` of the page before.")] = None
+
+
+class PeriodParameters(Parameters):
+    hours: Annotated[int, Field(ge=1, le=MAX_HOURS, description="The last so many hours.")] = 24

@@ -32,7 +32,7 @@ async def answers() -> Response:
     return render(Health(status="ok", version=__version__))
 
 
-@health.get("/health/ready", response_model=Readiness, operation_id="ready")
+@health.get("/health/ready", response_model=Readiness, operation_id="ready", responses={503: {}})
 async def ready(request: Request) -> Response:
     """Whether PostgreSQL, pgvector and the ledger answer; 503 with what does not."""
     runtime: Runtime = request.app.state.runtime
@@ -55,8 +55,7 @@ def _check(runtime: Runtime) -> tuple[dict[str, str], list[str]]:
     failed: list[str] = []
     try:
         pgvector = runtime.database.run(
-            lambda c: c.execute("SELECT extversion FROM pg_extension WHERE extname = 'vector'").fetchone(),
-            repeatable=True,
+            lambda c: c.execute("SELECT extversion FROM pg_extension WHERE extname = 'vector'").fetchone()
         )
         version = pgvector[0] if pgvector else None
         checks["postgresql"] = "ok"

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from typing import Any, Protocol
 
-from fastapi import APIRouter
+from fastapi import APIRouter, FastAPI
 from mangum import Mangum
 
 from vecmeter.http.app import create_app
+from vecmeter.http.problems import MEDIA_TYPE
 from vecmeter.runtime import runtime
 from vecmeter.telemetry import configure_logging
 
@@ -22,6 +23,10 @@ def create_handler(*routers: APIRouter) -> Handler:
     process = runtime()
     service = os.environ.get("AWS_LAMBDA_FUNCTION_NAME", "vecmeter")
     configure_logging(process.settings.log_level, process.settings.log_format, service)
-    app = create_app(process, *routers, service=service, runs_alone=True)
-    # The lifespan protocol would run once per invocation, and there is nothing to start.
-    return Mangum(app, lifespan="off")
+    return adapt(create_app(process, *routers, service=service, runs_alone=True))
+
+
+def adapt(app: FastAPI) -> Handler:
+    # The lifespan protocol would run once per invocation, and there is nothing to start. Problems are text, too:
+    # what Mangum takes for binary goes out in base64.
+    return Mangum(app, lifespan="off", text_mime_types=["application/json", MEDIA_TYPE])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -21,15 +22,31 @@ def page(found: Sequence[T], limit: int, position: Callable[[T], str]) -> tuple[
     return shown, token
 
 
-def decode_page_token(token: str | None) -> str:
-    """The position a token stands for; empty for none. Raises InvalidRequestError for what is no token."""
+def decode_page_token(token: str | None, form: str) -> str:
+    """The position a token stands for; empty for none.
+
+    Anybody can make a token, so a position has to have the ``form`` (a regular expression) of those of its list.
+
+    Raises:
+        InvalidRequestError: it is no token of this list.
+    """
     if token is None:
         return ""
     try:
-        position = base64.urlsafe_b64decode(token.encode()).decode()
-        if "\x00" in position:
-            raise ValueError(position)
+        position = base64.b64decode(token.encode(), altchars=b"-_", validate=True).decode()
     except (binascii.Error, ValueError):
-        message = "is not a token this API gave"
-        raise InvalidRequestError(f"page_token {message}.", (Violation("page_token", message),)) from None
+        position = ""
+    if re.fullmatch(form, position, re.ASCII | re.DOTALL) is None:
+        raise _not_ours()
     return position
+
+
+def require_prefix(position: str, prefix: str) -> None:
+    """Raises InvalidRequestError for a position outside the part of the list that the request is about."""
+    if position and not position.startswith(prefix):
+        raise _not_ours()
+
+
+def _not_ours() -> InvalidRequestError:
+    message = "is not a token this list gave"
+    return InvalidRequestError(f"page_token {message}.", (Violation("page_token", message),))

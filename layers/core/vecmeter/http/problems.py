@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any
 
 from starlette.responses import Response
@@ -12,9 +13,13 @@ from starlette.responses import Response
 from vecmeter import errors
 from vecmeter.errors import VecmeterError, Violation
 from vecmeter.http.rate_limit_headers import rate_limit_headers
+from vecmeter.ledger.model import LimitState
 
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:vecmeter:problem:"
+# An answer has an end, too: of a batch as large as the default allows, every vector can still be named.
+MAX_LISTED = 1000
+_MAX_CHARACTERS = 500
 
 # From the root of the tree outwards: an error takes the status of its nearest class here.
 STATUSES: Mapping[type[VecmeterError], int] = {
@@ -46,16 +51,16 @@ def problem(
     extra: Mapping[str, Any] | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Response:
-    """A problem response; ``errors`` lists the offending paths where there are any."""
+    """A problem response; ``errors`` lists the offending paths, the first 1,000 of them."""
     body: dict[str, Any] = {
         "type": TYPE_PREFIX + code,
         "title": title,
         "status": status,
-        "detail": detail,
+        "detail": _short(detail),
         "code": code,
         "request_id": request_id,
     }
-    listed = [{"path": violation.path, "message": violation.message} for violation in violations]
+    listed = [{"path": _short(v.path), "message": _short(v.message)} for v in islice(violations, MAX_LISTED)]
     if listed:
         body["errors"] = listed
     body.update(extra or {})
@@ -64,10 +69,23 @@ def problem(
     return Response(content, status_code=status, headers=dict(headers or {}), media_type=MEDIA_TYPE)
 
 
-def problem_of(error: VecmeterError, request_id: str, now: datetime) -> Response:
-    """The problem response of one of our errors."""
-    extra: dict[str, Any] = {}
-    headers: dict[str, str] = {}
+def problem_of(
+    error: VecmeterError,
+    request_id: str,
+    now: datetime,
+    limits: Iterable[LimitState] = (),
+    *,
+    committed: bool = False,
+) -> Response:
+    """The problem response of one of our errors.
+
+    Args:
+        limits: as they stand, where the request was admitted before it failed.
+        committed: the work was done before the failure.
+    """
+    status = status_of(error)
+    extra: dict[str, Any] = {"committed": True} if committed and status >= 500 else {}
+    headers = rate_limit_headers(limits, now)
     violations: tuple[Violation, ...] = ()
     if isinstance(error, errors.InvalidRequestError):
         violations = error.violations
@@ -89,7 +107,7 @@ def problem_of(error: VecmeterError, request_id: str, now: datetime) -> Response
             for policy in error.violated
         ]
     return problem(
-        status=status_of(error),
+        status=status,
         code=error.code,
         title=error.title,
         detail=error.detail,
@@ -98,3 +116,8 @@ def problem_of(error: VecmeterError, request_id: str, now: datetime) -> Response
         extra=extra,
         headers=headers,
     )
+
+
+def _short(text: str) -> str:
+    """Client input may stand in it, a field's name of a megabyte, say."""
+    return text if len(text) <= _MAX_CHARACTERS else text[: _MAX_CHARACTERS - 1] + "…"

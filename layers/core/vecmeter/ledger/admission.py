@@ -13,7 +13,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from vecmeter.errors import (
@@ -25,20 +25,29 @@ from vecmeter.errors import (
     ProjectNotFoundError,
     ViolatedPolicy,
 )
+from vecmeter.ledger.encoding import Item
+from vecmeter.ledger.holds import HoldMark, dead_holds, old_seals, seal
 from vecmeter.ledger.keys import Credential, Keys, key_address, key_from_item, verify
-from vecmeter.ledger.model import ApiKey, Clock, Cost, LimitState, Operation, Role
+from vecmeter.ledger.model import ApiKey, Clock, Cost, LimitState, Operation, Role, epoch_ms, from_epoch_ms
 from vecmeter.ledger.quotas import METERS, Meter, Quota, effective_limits, limit_state
-from vecmeter.ledger.table import ConditionFailed, Item, Table
+from vecmeter.ledger.table import ConditionFailed, Table, Updated
 from vecmeter.settings import Settings
 
 # The hold makes a repetition harmless, so a lost answer or a throttled call may be tried again.
 ADMIT_ATTEMPTS = 3
 SETTLE_ATTEMPTS = 3
-# Views that turned out old while admitting; each costs one write. More in a row is another fault than staleness.
-STALE_VIEWS = 5
+# Views that turned out old while admitting; each costs one call. More in a row is another fault than staleness.
+STALE_VIEWS = 8
 REMEMBERED_KEYS = 10_000
-_HOLD = "h"
 _IN_FLIGHT = "n"
+
+_REFUSALS = (
+    AuthenticationError,
+    MissingRoleError,
+    ProjectNotFoundError,
+    LimitExceededError,
+    CostExceedsLimitError,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,24 +69,26 @@ class Demand:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Admission:
-    """An admitted request. ``reserved`` is counted already, in the windows of ``started_at``."""
+    """An admitted request. Its cost is counted already, in the windows of ``started_at`` (whole milliseconds).
+
+    ``repeated``: it took more than one try, so that a copy of the admission may still be on its way.
+    ``dead_holds``: what the admission's answer showed of requests that never settled.
+    """
 
     demand: Demand
     key: ApiKey
-    project_id: str | None
     started_at: datetime
-    reserved: Cost
     limits: tuple[LimitState, ...]
+    repeated: bool = False
+    dead_holds: tuple[HoldMark, ...] = ()
 
+    @property
+    def project_id(self) -> str | None:
+        return self.demand.project_id or self.key.project_id
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeadHold:
-    """A hold whose request never settled: all that is known of it."""
-
-    request_id: str
-    started_at: datetime
-    operation: Operation
-    cost: Cost
+    @property
+    def mark(self) -> HoldMark:
+        return _mark(self.demand, self.key, self.started_at)
 
 
 class Admissions:
@@ -90,10 +101,8 @@ class Admissions:
         self._clock = clock
         self._views: OrderedDict[str, Item] = OrderedDict()
 
-    def admit(self, demand: Demand) -> tuple[Admission, list[tuple[ApiKey, DeadHold]]]:
-        """Let a request run or say why not; refused requests consume nothing.
-
-        Returns the admission and the dead holds it removed, for the caller to account as ``unknown``.
+    def admit(self, demand: Demand) -> Admission:
+        """Let a request run or say why not; refused requests consume nothing and change nothing.
 
         Raises:
             AuthenticationError, MissingRoleError, ProjectNotFoundError: not this key.
@@ -101,23 +110,32 @@ class Admissions:
             CostExceedsLimitError: the cost is above the whole quota.
             LedgerUnavailableError: the table does not answer.
         """
-        hold = _HOLD + demand.request_id
+        api_key_id, now = demand.credential.api_key_id, self._now()
+        view, fresh, repeated = self._views.get(api_key_id), False, False
         for _ in range(STALE_VIEWS):
-            view, now = self._authorized_view(demand), self._clock()
-            key, dead = key_from_item(view), list(_dead_holds(view, now))
+            if view is None:
+                view, fresh = self._read(api_key_id), True
+            key = key_from_item(view)
             try:
-                self._check_room(key, demand, now)
-                item = self._count(key, view, demand, now, dead)
+                self._authorize(key, demand, now)
+                self._check_room(key, view, demand, now)
+            except _REFUSALS:
+                if fresh:
+                    raise
+                view = None  # a no from memory is read again before it is believed
+                continue
+            try:
+                view, tries = self._count(key, view, demand, now)
             except ConditionFailed as failure:
-                self._remember(demand.credential.api_key_id, failure.item)
-                if failure.item is None or int(failure.item["v"]) != key.version:
+                repeated |= failure.tries > 1
+                view, fresh = failure.item, True
+                self._remember(api_key_id, view)
+                if view is None or _mark(demand, key, now).attribute not in view:
                     continue
-                if hold not in failure.item:
-                    self._refuse_if_violated(key, failure.item, demand, now)
-                    continue
-                item = failure.item
-            self._remember(key.api_key_id, item)
-            return self._admission(key, demand, now, item), [(key, dead_hold) for dead_hold in dead]
+            else:
+                repeated |= tries > 1
+                self._remember(api_key_id, view)
+            return self._admission(key, view, demand, now, repeated)
         raise LedgerUnavailableError("The key's configuration changes too fast; try again shortly.")
 
     def known_key(self, credential: Credential) -> ApiKey | None:
@@ -127,63 +145,54 @@ class Admissions:
 
     def authorize(self, demand: Demand) -> Admission:
         """Check the key without counting anything: for own usage, and while usage tracking is switched off."""
-        self._remember(demand.credential.api_key_id, None)
-        key = key_from_item(self._authorized_view(demand))
-        return Admission(
-            demand=demand,
-            key=key,
-            project_id=demand.project_id or key.project_id,
-            started_at=self._clock(),
-            reserved=Cost(requests=0),
-            limits=(),
-        )
+        now = self._now()
+        key = key_from_item(self._read(demand.credential.api_key_id))
+        self._authorize(key, demand, now)
+        return Admission(demand=demand, key=key, started_at=now, limits=())
 
-    def settle(self, admission: Admission, actual: Cost) -> None:
-        """Release the hold and correct the counters, in the windows in which it was counted; idempotent."""
-        names = {"#hold": _HOLD + admission.demand.request_id, "#n": _IN_FLIGHT}
-        values: dict[str, Any] = {":minus": -1}
+    def settle(self, api_key_id: str, mark: HoldMark, actual: Cost, *, repeated: bool) -> None:
+        """Release a hold and correct the counters, in the windows in which it was counted; idempotent.
+
+        Args:
+            repeated: a copy of the admission may still be on its way; the hold leaves a seal against it.
+        """
+        names = {"#hold": mark.attribute, "#n": _IN_FLIGHT}
+        values: dict[str, Any] = {":minus": -1, ":mark": mark.text}
+        release = "REMOVE #hold"
+        if repeated:
+            values[":seal"] = seal(self._now())
+            release = "SET #hold = :seal"
         add = ["#n :minus"]
         for meter in METERS:
-            delta = meter.of(actual) - meter.of(admission.reserved)
-            if delta:
-                names[f"#{meter.letter}"] = meter.counter(admission.started_at)
-                values[f":{meter.letter}"] = delta
+            difference = meter.of(actual) - meter.of(mark.reserved)
+            if difference:
+                names[f"#{meter.letter}"] = meter.counter(mark.started_at)
+                values[f":{meter.letter}"] = difference
                 add.append(f"#{meter.letter} :{meter.letter}")
         try:
-            item = self._table.update(
-                *key_address(admission.key.api_key_id),
-                update=f"REMOVE #hold ADD {', '.join(add)}",
-                condition="attribute_exists(#hold)",
+            item: Item | None
+            item, _ = self._table.update(
+                *key_address(api_key_id),
+                update=f"{release} ADD {', '.join(add)}",
+                # not settled yet, by an earlier try or by who took the request for dead; nor sealed.
+                condition="#hold = :mark",
                 names=names,
                 values=values,
                 attempts=SETTLE_ATTEMPTS,
             )
         except ConditionFailed as already_settled:
-            item = already_settled.item or {}
-        if item:
-            self._remember(admission.key.api_key_id, item)
-
-    def _authorized_view(self, demand: Demand) -> Item:
-        """The key's item, remembered or read; a no from memory is read again before it is believed."""
-        api_key_id = demand.credential.api_key_id
-        remembered = self._views.get(api_key_id)
-        if remembered is not None:
-            try:
-                self._authorize(key_from_item(remembered), demand)
-            except (AuthenticationError, MissingRoleError, ProjectNotFoundError):
-                pass
-            else:
-                return remembered
-        item = self._table.get(*key_address(api_key_id))
-        if item is None:
-            self._remember(api_key_id, None)
-            raise AuthenticationError
+            item = already_settled.item
         self._remember(api_key_id, item)
-        self._authorize(key_from_item(item), demand)
+
+    def _read(self, api_key_id: str) -> Item:
+        item = self._table.get(*key_address(api_key_id))
+        self._remember(api_key_id, item)
+        if item is None:
+            raise AuthenticationError
         return item
 
-    def _authorize(self, key: ApiKey, demand: Demand) -> None:
-        verify(key, demand.credential, self._clock())
+    def _authorize(self, key: ApiKey, demand: Demand, now: datetime) -> None:
+        verify(key, demand.credential, now)
         if demand.role is not None and demand.role not in key.roles:
             raise MissingRoleError(f"This needs a key with the role {demand.role.value!r}.")
         if demand.project_id is None or demand.project_id == key.project_id:
@@ -195,43 +204,38 @@ class Admissions:
         if project.user_id != key.user_id and not key.is_system_admin:
             raise missing
 
-    def _check_room(self, key: ApiKey, demand: Demand, now: datetime) -> None:
-        """Refuse a cost above a whole quota: its head-room is negative, which an absent counter would pass.
-
-        Raises ConditionFailed when the view that says so turns out to be outdated.
-        """
+    def _check_room(self, key: ApiKey, view: Item, demand: Demand, now: datetime) -> None:
+        """Refuse what the view already shows to have no room."""
+        violated = []
         for quota, limit in self._limits(key, demand):
             amount = quota.meter.of(demand.cost)
-            if amount <= limit:
-                continue
-            item = self._table.get(*key_address(key.api_key_id))
-            if item is None or int(item["v"]) != key.version:
-                raise ConditionFailed([item])
-            if quota.meter.amount == "requests":  # a quota of 0: closed until it is raised, not a wrong request
-                self._refuse_if_violated(key, item, demand, now)
-            raise CostExceedsLimitError(
-                f"This request takes {amount} of {quota.name}, whose limit is {limit}: it can never be admitted."
+            if amount > limit > 0:
+                raise CostExceedsLimitError(
+                    f"This request takes {amount} of {quota.name}, whose limit is {limit}: it can never be admitted."
+                )
+            state = limit_state(quota, limit, view, now)
+            if amount and state.used + amount > limit:
+                violated.append(state)
+        if violated:
+            retry_at = max(state.resets_at for state in violated)
+            raise LimitExceededError(
+                tuple(
+                    ViolatedPolicy(s.name, s.scope, s.limit, s.used, s.remaining, s.resets_at, s.window_seconds)
+                    for s in violated
+                ),
+                retry_after=math.ceil((retry_at - now).total_seconds()),
             )
 
-    def _count(self, key: ApiKey, view: Item, demand: Demand, now: datetime, dead: list[DeadHold]) -> Item:
+    def _count(self, key: ApiKey, view: Item, demand: Demand, now: datetime) -> Updated:
         """The one write. Raises ConditionFailed when anything in the condition does not hold."""
-        names = {"#v": "v", "#hold": _HOLD + demand.request_id, "#n": _IN_FLIGHT}
-        values: dict[str, Any] = {
-            ":v": key.version,
-            ":hold": _hold_value(demand, now, self._settings.hold_seconds),
-            ":in_flight": 1 - len(dead),
-        }
+        mark = _mark(demand, key, now)
+        names = {"#v": "v", "#hold": mark.attribute, "#n": _IN_FLIGHT}
+        values: dict[str, Any] = {":v": key.version, ":hold": mark.text, ":one": 1}
         # v: the configuration is the one this instance knows; it covers secret, status, expiry, roles and limits.
         same_configuration = "#v = :v"
         # hold: this very request was not counted before (its answer may have been lost).
         not_counted_yet = "attribute_not_exists(#hold)"
-        conditions = [same_configuration, not_counted_yet]
-        add, remove = ["#n :in_flight"], []
-        for index, hold in enumerate(dead):
-            # dead: each is removed once, so that the number in flight stays true.
-            names[f"#dead{index}"] = _HOLD + hold.request_id
-            conditions.append(f"attribute_exists(#dead{index})")
-            remove.append(f"#dead{index}")
+        conditions, add = [same_configuration, not_counted_yet], ["#n :one"]
         for meter in METERS:
             if meter.of(demand.cost):
                 names[f"#{meter.letter}"] = meter.counter(now)
@@ -240,10 +244,11 @@ class Admissions:
         for quota, limit in self._limits(key, demand):
             letter, amount = quota.meter.letter, quota.meter.of(demand.cost)
             if amount:
-                # room: what is used so far leaves place for this cost.
+                # room: what is used so far leaves place for this cost. The limit is at least the cost by now.
                 conditions.append(f"(attribute_not_exists(#{letter}) OR #{letter} <= :room_{letter})")
                 values[f":room_{letter}"] = limit - amount
-        for index, name in enumerate(_old_counters(view, now)):
+        remove = []
+        for index, name in enumerate((*_old_counters(view, now), *old_seals(view, now))):
             names[f"#old{index}"] = name
             remove.append(f"#old{index}")
         return self._table.update(
@@ -255,44 +260,41 @@ class Admissions:
             attempts=ADMIT_ATTEMPTS,
         )
 
-    def _refuse_if_violated(self, key: ApiKey, item: Item, demand: Demand, now: datetime) -> None:
-        violated = [
-            state
-            for quota, limit in self._limits(key, demand)
-            if (amount := quota.meter.of(demand.cost))
-            and (state := limit_state(quota, limit, item, now)).used + amount > limit
-        ]
-        if violated:
-            retry_at = max(state.resets_at for state in violated)
-            raise LimitExceededError(
-                tuple(
-                    ViolatedPolicy(s.name, s.scope, s.limit, s.used, s.remaining, s.resets_at, s.window_seconds)
-                    for s in violated
-                ),
-                retry_after=math.ceil((retry_at - now).total_seconds()),
-            )
-
     def _limits(self, key: ApiKey, demand: Demand) -> tuple[tuple[Quota, int], ...]:
         """An operator out of quota must still be able to raise it: admin routes are counted, never limited."""
         return () if demand.operation is Operation.ADMIN else effective_limits(key, self._settings)
 
-    def _admission(self, key: ApiKey, demand: Demand, now: datetime, item: Item) -> Admission:
+    def _admission(self, key: ApiKey, item: Item, demand: Demand, now: datetime, repeated: bool) -> Admission:
         return Admission(
             demand=demand,
             key=key,
-            project_id=demand.project_id or key.project_id,
             started_at=now,
-            reserved=demand.cost,
             limits=tuple(limit_state(quota, limit, item, now) for quota, limit in self._limits(key, demand)),
+            repeated=repeated,
+            dead_holds=tuple(dead_holds(item, now, self._settings.hold_seconds)),
         )
 
     def _remember(self, api_key_id: str, item: Item | None) -> None:
+        # Taken out first, so that the least recently used one stands first.
+        self._views.pop(api_key_id, None)
         if item is None:
-            self._views.pop(api_key_id, None)
             return
         self._views[api_key_id] = item
         if len(self._views) > REMEMBERED_KEYS:
             self._views.popitem(last=False)
+
+    def _now(self) -> datetime:
+        return from_epoch_ms(epoch_ms(self._clock()))
+
+
+def _mark(demand: Demand, key: ApiKey, now: datetime) -> HoldMark:
+    return HoldMark(
+        request_id=demand.request_id,
+        started_at=now,
+        operation=demand.operation,
+        project_id=demand.project_id if key.project_id is None else None,
+        reserved=demand.cost,
+    )
 
 
 def _old_counters(view: Mapping[str, Any], now: datetime) -> Iterator[str]:
@@ -308,24 +310,3 @@ def _old_counters(view: Mapping[str, Any], now: datetime) -> Iterator[str]:
 
 def _previous_counter(meter: Meter, now: datetime) -> str:
     return meter.counter(meter.window.start(now) - timedelta(days=1))
-
-
-def _hold_value(demand: Demand, now: datetime, life_seconds: int) -> str:
-    """Expiry and start in epoch milliseconds, then what was reserved: enough to account for a dead request."""
-    started = int(now.timestamp() * 1000)
-    cost = demand.cost
-    return f"{started + life_seconds * 1000}|{started}|{demand.operation.value}|{cost.tokens}|{cost.micro_usd}"
-
-
-def _dead_holds(view: Mapping[str, Any], now: datetime) -> Iterator[DeadHold]:
-    for name, value in view.items():
-        if name[0] != _HOLD or not isinstance(value, str):
-            continue
-        expires, started, operation, tokens, micro_usd = value.split("|")
-        if int(expires) < now.timestamp() * 1000:
-            yield DeadHold(
-                request_id=name[len(_HOLD) :],
-                started_at=datetime.fromtimestamp(int(started) / 1000, UTC),
-                operation=Operation(operation),
-                cost=Cost(tokens=int(tokens), micro_usd=int(micro_usd)),
-            )

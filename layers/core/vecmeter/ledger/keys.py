@@ -20,12 +20,14 @@ from datetime import UTC, datetime
 from vecmeter.errors import (
     ApiKeyNotFoundError,
     AuthenticationError,
+    LedgerUnavailableError,
     ProjectExistsError,
     ProjectNotFoundError,
 )
+from vecmeter.ledger.encoding import Item
 from vecmeter.ledger.model import ApiKey, Clock, Policy, Project, Role
 from vecmeter.ledger.quotas import policy_from_item, policy_to_item
-from vecmeter.ledger.table import WRITE_ATTEMPTS, ConditionFailed, Item, Table
+from vecmeter.ledger.table import WRITE_ATTEMPTS, ConditionFailed, Table
 
 _BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _ID_CHARACTERS = 11
@@ -38,6 +40,10 @@ _ROLE_LETTERS = {Role.SEARCH: "s", Role.WRITE: "w", Role.ADMIN: "a"}
 _KEYS = "DIRECTORY#KEY"
 _PROJECTS = "DIRECTORY#PROJECT"
 _LAST = "\x7f"  # sorts after every character an id may have
+# An id is one of 62 to the 11th; a second collision in a row is another fault than chance.
+_ID_TRIES = 3
+# Changes of one policy that may get in the way of another.
+_CHANGE_TRIES = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +102,8 @@ def key_from_item(item: Item) -> ApiKey:
         api_key_id=item["pk"].removeprefix("K#"),
         secret_hash=item["s"],
         revoked=item["st"] != _ACTIVE,
-        version=int(item["v"]),
-        expires_at=datetime.fromtimestamp(int(expires), UTC) if expires else None,
+        version=item["v"],
+        expires_at=None if expires is None else datetime.fromtimestamp(expires, UTC),
         user_id=item["u"],
         project_id=item.get("p"),
         roles=frozenset(role for role, letter in _ROLE_LETTERS.items() if letter in item["ro"]),
@@ -108,10 +114,18 @@ def key_from_item(item: Item) -> ApiKey:
 class Keys:
     """Creates, finds and changes keys and projects."""
 
-    def __init__(self, table: Table, clock: Clock, environment: str) -> None:
+    def __init__(
+        self,
+        table: Table,
+        clock: Clock,
+        environment: str,
+        *,
+        generate: Callable[[str], tuple[str, str]] = generate_secret,
+    ) -> None:
         self._table = table
         self._clock = clock
         self._environment = environment
+        self._generate = generate
 
     def create(
         self,
@@ -124,31 +138,34 @@ class Keys:
         policy: Policy | None = None,
     ) -> CreatedKey:
         """Create a key. ``project_id`` None reaches every project of the user."""
-        api_key_id, secret = generate_secret(self._environment)
-        pk, sk = key_address(api_key_id)
-        letters = "".join(sorted(_ROLE_LETTERS[Role(role)] for role in set(roles)))
-        item: Item = {
-            "pk": pk,
-            "sk": sk,
-            "s": parse_secret(secret).secret_hash,
+        configuration: Item = {
             "st": _ACTIVE,
             "v": 1,
             "u": user_id,
             "p": project_id,
-            "ro": letters,
+            "ro": "".join(sorted(_ROLE_LETTERS[Role(role)] for role in set(roles))),
             "xp": int(expires_at.timestamp()) if expires_at else None,
             "lim": policy_to_item(policy or Policy()),
         }
-        listed: Item = {
-            "pk": _KEYS,
-            "sk": _listing(user_id, project_id, api_key_id),
-            "name": name,
-            "prefix": secret[: secret.rindex("_") + 5],
-            "last4": secret[-4:],
-            "created_at": self._clock().isoformat(),
-        }
-        self._table.insert(item, listed)
-        return CreatedKey(_described(key_from_item(item), listed), secret)
+        created_at = self._clock().isoformat()
+        for _ in range(_ID_TRIES):
+            api_key_id, secret = self._generate(self._environment)
+            pk, sk = key_address(api_key_id)
+            item = {"pk": pk, "sk": sk, "s": parse_secret(secret).secret_hash, **configuration}
+            listed: Item = {
+                "pk": _KEYS,
+                "sk": _listing(user_id, project_id, api_key_id),
+                "name": name,
+                "prefix": secret[: secret.rindex("_") + 5],
+                "last4": secret[-4:],
+                "created_at": created_at,
+            }
+            try:
+                self._table.insert(item, listed)
+            except ConditionFailed:
+                continue  # the id is taken
+            return CreatedKey(_described(key_from_item(item), listed), secret)
+        raise LedgerUnavailableError("No free id was found for the key; try again.")
 
     def authenticate(self, credential: Credential) -> ApiKey:
         """The key a credential belongs to, read now.
@@ -203,22 +220,25 @@ class Keys:
     def change_policy(self, api_key_id: str, change: Callable[[Policy], Policy]) -> ApiKey:
         """Change a key's own policy: the next request of it is measured by the new one, on every instance.
 
-        Two changes at once both take effect: each applies only to the version it has read.
+        Two changes at once both take effect: each applies only to the version it has read. ``change`` may be called
+        again on its own result, and must then leave it as it is.
         """
-        while True:
+        for _ in range(_CHANGE_TRIES):
             key, _ = self.get_with_counters(api_key_id)
             values = {":limits": policy_to_item(change(key.policy)), ":one": 1, ":v": key.version}
             try:
-                item = self._table.update(
+                # After a lost answer the condition fails, and the change is applied once more, to its own result.
+                item, _ = self._table.update(
                     *key_address(api_key_id),
                     update="SET lim = :limits ADD v :one",
                     condition="v = :v",
                     values=values,
-                    attempts=1,
+                    attempts=WRITE_ATTEMPTS,
                 )
             except ConditionFailed:
                 continue
             return key_from_item(item)
+        raise LedgerUnavailableError("The key's configuration changes too fast; try again shortly.")
 
     def create_project(self, *, project_id: str, user_id: str, name: str | None) -> Project:
         project = Project(project_id=project_id, user_id=user_id, name=name, created_at=self._clock())

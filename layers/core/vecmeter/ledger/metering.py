@@ -1,21 +1,29 @@
-"""The ledger as a request meets it: ``with ledger.admit(demand) as hold: ...; hold.settle(outcome)``."""
+"""The ledger as a request meets it: ``with ledger.admit(demand) as hold: ...; hold.settle(outcome)``.
+
+A request is accounted in two steps, both of which may be repeated by anyone: its record is kept, unless it has one
+already; then its hold is released, and the counters move from what it reserved to what the record says. A function
+may die between any two steps: the hold is still there then, and the next admission of the key finds it dead and does
+the same two steps, with ``unknown`` as the record of a request that left none.
+"""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Self
 
 from vecmeter.errors import LedgerUnavailableError, LimitExceededError
-from vecmeter.ledger.admission import Admission, Admissions, DeadHold, Demand
+from vecmeter.ledger.admission import Admission, Admissions, Demand
+from vecmeter.ledger.holds import HoldMark
 from vecmeter.ledger.model import ApiKey, Clock, Cost, LimitState, Operation, Status, UsageRecord
 from vecmeter.ledger.prices import PriceList
 from vecmeter.ledger.usage import UsageLog
 from vecmeter.settings import Settings
+
+# Dead holds one admission accounts for, so that a request waits for a few calls at most.
+BURIED_AT_ONCE = 3
 
 _logger = logging.getLogger("vecmeter.ledger")
 
@@ -47,8 +55,6 @@ class Ledger:
         self._prices = prices
         self._tracking = settings.usage_tracking_enabled
         self._clock = clock
-        # Settle and record go out side by side: two writes in the time of one.
-        self._executor = ThreadPoolExecutor(max_workers=16, thread_name_prefix="usage")
 
     def admit(self, demand: Demand) -> Hold:
         """Let a request run, counted, or raise why it may not (see ``Admissions.admit``)."""
@@ -56,12 +62,13 @@ class Ledger:
         if not self._tracking:
             return Hold(self, self._admissions.authorize(demand), self._prices, started)
         try:
-            admission, dead = self._admissions.admit(demand)
+            admission = self._admissions.admit(demand)
         except LimitExceededError:
             self._record_refusal(demand)
             raise
-        for key, hold in dead:
-            self._record_unknown(key, hold)
+        for mark in admission.dead_holds[:BURIED_AT_ONCE]:
+            if not self._account(self._unknown(admission.key, mark), mark, repeated=True):
+                break
         return Hold(self, admission, self._prices, started)
 
     def authorize(self, demand: Demand) -> Admission:
@@ -71,25 +78,29 @@ class Ledger:
     def price(self, operation: Operation, *, tokens: int = 0, vectors: int = 0) -> int:
         return self._prices.micro_usd(operation, tokens=tokens, vectors=vectors)
 
-    def close(self) -> None:
-        self._executor.shutdown(wait=True)
+    def settle(self, admission: Admission, record: UsageRecord) -> bool:
+        """Account for an admitted request. Returns whether the ledger took it all.
 
-    def settle(self, admission: Admission, actual: Cost, record: UsageRecord) -> bool:
-        """Release the hold and keep the record, in parallel; both may be repeated. Returns whether both are kept.
-
-        The work is done by now: when the ledger fails here, the request does not. The hold expires and is
-        accounted as ``unknown``; the record goes to the log, from where it can be replayed.
+        The work is done by now: when the ledger fails here, the request does not.
         """
         if not self._tracking:
             return True
-        recording: Future[None] = self._executor.submit(self._usage.write, record)
+        return self._account(record, admission.mark, repeated=admission.repeated)
+
+    def _account(self, record: UsageRecord, mark: HoldMark, *, repeated: bool) -> bool:
+        """The record first: a hold without a record is found and accounted again, a record lost would be lost."""
         try:
-            self._admissions.settle(admission, actual)
-            settled = True
+            kept = self._usage.keep(record)
+        except LedgerUnavailableError:
+            _log_unwritten(record)
+            return False
+        actual = Cost(requests=kept.requests, tokens=kept.tokens, vectors=kept.vectors, micro_usd=kept.micro_usd)
+        try:
+            self._admissions.settle(record.api_key_id, mark, actual, repeated=repeated)
         except LedgerUnavailableError:
             _logger.warning("hold left to expire")
-            settled = False
-        return self._keep(record, recording.result) and settled
+            return False
+        return True
 
     def _record_refusal(self, demand: Demand) -> None:
         key = self._admissions.known_key(demand.credential)
@@ -106,31 +117,26 @@ class Ledger:
             status=Status.QUOTA_EXCEEDED,
             request_bytes=demand.request_bytes,
         )
-        self._keep(record, lambda: self._usage.write_refusal(record))
+        try:
+            self._usage.write_refusal(record)
+        except LedgerUnavailableError:
+            _log_unwritten(record)
 
-    def _record_unknown(self, key: ApiKey, hold: DeadHold) -> None:
-        record = UsageRecord(
-            request_id=hold.request_id,
-            started_at=hold.started_at,
+    def _unknown(self, key: ApiKey, mark: HoldMark) -> UsageRecord:
+        return UsageRecord(
+            request_id=mark.request_id,
+            started_at=mark.started_at,
             api_key_id=key.api_key_id,
             user_id=key.user_id,
-            project_id=key.project_id,
-            operation=hold.operation,
+            project_id=mark.project_id or key.project_id,
+            operation=mark.operation,
             endpoint="",
             status=Status.UNKNOWN,
-            tokens=hold.cost.tokens,
-            micro_usd=hold.cost.micro_usd,
+            requests=mark.reserved.requests,
+            tokens=mark.reserved.tokens,
+            micro_usd=mark.reserved.micro_usd,
             price_version=self._prices.version,
         )
-        self._keep(record, lambda: self._usage.write(record))
-
-    def _keep(self, record: UsageRecord, write: Callable[[], None]) -> bool:
-        try:
-            write()
-        except LedgerUnavailableError:
-            _logger.error("usage record not written", extra={"usage_record": asdict(record)})
-            return False
-        return True
 
 
 class Hold:
@@ -200,4 +206,9 @@ class Hold:
             price_version=self._prices.version,
             had_filter=outcome.had_filter,
         )
-        return self._ledger.settle(admission, actual, record)
+        return self._ledger.settle(admission, record)
+
+
+def _log_unwritten(record: UsageRecord) -> None:
+    """All that is in the record, so that it can be kept later from the log."""
+    _logger.error("usage record not written", extra={"usage_record": asdict(record)})

@@ -4,15 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
 Clock = Callable[[], datetime]
 """Returns the present moment, aware, in UTC."""
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
+
 SYSTEM_USER = "system"
 """The account of the operator. An ``admin`` key of this user is a system admin: it sees and changes everything."""
+
+
+def epoch_ms(moment: datetime) -> int:
+    """Whole milliseconds since 1970, exactly: by way of a float of seconds it would sometimes come out one short."""
+    return (moment - _EPOCH) // _MILLISECOND
+
+
+def from_epoch_ms(milliseconds: int) -> datetime:
+    return _EPOCH + milliseconds * _MILLISECOND
 
 
 class Role(StrEnum):

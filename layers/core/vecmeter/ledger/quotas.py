@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
 from enum import StrEnum
 from typing import Any, Literal
 
@@ -88,7 +87,7 @@ def limit_state(quota: Quota, limit: int, counters: Mapping[str, Any], now: date
         name=quota.name,
         scope="key",
         limit=limit,
-        used=int(counters.get(quota.meter.counter(now), 0)),
+        used=counters.get(quota.meter.counter(now), 0),
         resets_at=window.end(now),
         window_seconds=window.seconds(now),
     )
@@ -114,9 +113,8 @@ def policy_to_item(policy: Policy) -> dict[str, Any]:
 
 
 def policy_from_item(stored: Mapping[str, Any]) -> Policy:
-    values = {name: stored[code] for name, code in _POLICY_CODES.items() if code in stored}
-    plain: Any = {name: int(value) if isinstance(value, Decimal) else value for name, value in values.items()}
-    return Policy(**plain)
+    values: dict[str, Any] = {name: stored[code] for name, code in _POLICY_CODES.items() if code in stored}
+    return Policy(**values)
 
 
 def _limit_of(quota: Quota, policy: Policy, settings: Settings) -> int:

@@ -7,6 +7,7 @@ the caller has said that it may.
 from __future__ import annotations
 
 import itertools
+import logging
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from mypy_boto3_dynamodb.client import DynamoDBClient
 
     from vecmeter.ledger.wire import DynamoDbWire
+
+_logger = logging.getLogger("vecmeter.ledger")
 
 T = TypeVar("T")
 
@@ -54,7 +57,7 @@ _TEMPORARY = frozenset(
 )
 # Of a cancelled transaction: the items that were not at fault, and those that say "not now".
 _TEMPORARY_REASONS = frozenset({"None", "TransactionConflict", "ThrottlingError", "ProvisionedThroughputExceeded"})
-# No answer, or one that was lost on the way. What is misconfigured or malformed (BotoCoreError's other children) is not.
+# No answer, or one that was lost on the way. What is misconfigured or malformed is another child of BotoCoreError.
 _NO_ANSWER = (HTTPClientError, ConnectionError, IncompleteReadError, ChecksumError, CredentialRetrievalError)
 
 
@@ -82,7 +85,7 @@ class Updated(NamedTuple):
 
 
 def create_client(max_connections: int = 10) -> DynamoDBClient:
-    """A boto3 client with one attempt per call and time-outs that leave room to answer (1 s to connect, 3 s to read)."""
+    """A boto3 client with one attempt per call, 1 s to connect and 3 s to read: time-outs that leave room to answer."""
     import boto3  # not needed by whoever brings a client of their own
     from botocore.config import Config
 
@@ -246,6 +249,10 @@ class Table:
         """Raise LedgerUnavailableError unless the table answers."""
         self.get("ping", "ping")
 
+    def close(self) -> None:
+        """Close the client's connections."""
+        self._client.close()
+
     def _delete_batch(self, requests: list[Any]) -> None:
         for round_number in range(BATCH_ROUNDS):
             pending = {self.name: requests}
@@ -269,7 +276,8 @@ class Table:
                     refusal.tries = attempt
                     raise refusal from None
                 if error.response["Error"]["Code"] == "ResourceNotFoundException":
-                    raise LedgerUnavailableError(f"There is no table {self.name!r}.") from error
+                    _logger.error("the ledger's table is missing", extra={"table": self.name})
+                    raise LedgerUnavailableError("The ledger does not answer.") from error
                 if not _is_temporary(error):
                     raise
                 reason: Exception = error
@@ -293,7 +301,7 @@ def _is_temporary(error: ClientError) -> bool:
     response: Any = error.response
     code = response["Error"]["Code"]
     if code == "TransactionCanceledException":
-        return all(reason.get("Code", "None") in _TEMPORARY_REASONS for reason in response["CancellationReasons"])
+        return all((reason.get("Code") or "None") in _TEMPORARY_REASONS for reason in response["CancellationReasons"])
     return code in _TEMPORARY or response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) >= 500
 
 

@@ -1,24 +1,27 @@
-"""Usage records: one per request, addressed by key and time, so that writing one again changes nothing."""
+"""Usage records: one per request, addressed by key, time and request, so that keeping one again changes nothing."""
 
 from __future__ import annotations
 
+import dataclasses
 import heapq
+import json
 import threading
-import time
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections import Counter, OrderedDict, defaultdict
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from vecmeter.ledger.model import Operation, Status, UsageRecord
-from vecmeter.ledger.table import Item, Table
+from vecmeter.ledger.encoding import Item
+from vecmeter.ledger.model import Operation, Status, UsageRecord, epoch_ms, from_epoch_ms
+from vecmeter.ledger.table import ConditionFailed, Table
 
-REFUSAL_INTERVAL_SECONDS = 10.0
+REFUSAL_INTERVAL = timedelta(seconds=10)
+REFUSED_KEYS = 10_000
 TOP_ENDPOINTS = 10
 
-# Attribute names are billed; these are the record's fields under theirs.
+# Attribute names are billed; these are the record's fields under theirs. What equals a field's default is left out.
 _SHORT = {
     "user_id": "u",
     "project_id": "p",
@@ -39,6 +42,17 @@ _SHORT = {
     "cache": "ca",
     "extra": "x",
 }
+_DEFAULTS: dict[str, Any] = {f.name: {} if f.name == "extra" else f.default for f in dataclasses.fields(UsageRecord)}
+_DUMPED: dict[str, Callable[[Any], Any]] = {
+    "duration_ms": lambda value: Decimal(str(round(value, 3))),
+    "extra": lambda value: json.dumps(value, separators=(",", ":")),
+}
+_LOADED: dict[str, Callable[[Any], Any]] = {
+    "operation": Operation,
+    "status": Status,
+    "duration_ms": float,
+    "extra": json.loads,
+}
 
 
 class UsageLog:
@@ -47,32 +61,64 @@ class UsageLog:
     def __init__(self, table: Table, retention_days: int) -> None:
         self._table = table
         self._retention = timedelta(days=retention_days)
-        self._refusals: dict[str, tuple[int, float]] = {}
+        self._refusals: OrderedDict[str, tuple[int, datetime]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def write(self, record: UsageRecord) -> None:
-        """Keep a record; the same request's record replaces itself. Raises LedgerUnavailableError."""
-        self._table.put(_to_item(record, record.started_at + self._retention))
+    def keep(self, record: UsageRecord) -> UsageRecord:
+        """Keep the record of an admitted request, unless it has one; returns the one that stands.
+
+        The amounts of the first record stand, since the counters follow them. A request that was taken for dead and
+        was only slow replaces ``unknown`` by what became of it, at the amounts it was given up with.
+        Raises LedgerUnavailableError.
+        """
+        try:
+            self._table.put_new(self._to_item(record))
+        except ConditionFailed as kept:
+            first = _from_item(kept.item or {})
+        else:
+            return record
+        if first.status is not Status.UNKNOWN or record.status is Status.UNKNOWN:
+            return first
+        late = replace(
+            record,
+            requests=first.requests,
+            tokens=first.tokens,
+            micro_usd=first.micro_usd,
+            price_version=first.price_version,
+        )
+        self._table.put(self._to_item(late))
+        return late
 
     def write_refusal(self, record: UsageRecord) -> None:
         """Keep a refusal. The first is written at once, a flood as one record per interval with their number.
 
         What an instance has summed when it ends is lost: refusals consumed nothing, so no sum depends on them.
+        Raises LedgerUnavailableError.
         """
+        now = record.started_at
         with self._lock:
-            count, written_at = self._refusals.get(record.api_key_id, (0, -REFUSAL_INTERVAL_SECONDS))
+            count, written_at = self._refusals.pop(record.api_key_id, (0, None))
             count += record.requests
-            now = time.monotonic()
-            due = now - written_at >= REFUSAL_INTERVAL_SECONDS
-            self._refusals[record.api_key_id] = (0, now) if due else (count, written_at)
+            # A clock that was set back must not silence the record until it catches up.
+            due = written_at is None or not timedelta(0) <= now - written_at < REFUSAL_INTERVAL
+            self._refusals[record.api_key_id] = (0, now) if due else (count, written_at or now)
+            if len(self._refusals) > REFUSED_KEYS:
+                self._refusals.popitem(last=False)
         if due:
-            self.write(replace(record, requests=count))
+            self._table.put(self._to_item(replace(record, requests=count)))
 
-    def read(self, api_key_ids: Iterable[str], start: datetime, end: datetime) -> Iterator[UsageRecord]:
-        """The records of some keys that started in [start, end), newest first."""
-        between = (_moment(start), _moment(end))
-        pages = (self._read_key(api_key_id, between) for api_key_id in api_key_ids)
-        return heapq.merge(*pages, key=lambda record: record.started_at, reverse=True)
+    def read(
+        self, api_key_ids: Iterable[str], start: datetime, end: datetime, *, before: str = ""
+    ) -> Iterator[UsageRecord]:
+        """The records of some keys that started in [start, end), newest first.
+
+        Args:
+            before: the ``record_position`` of the last record seen, to go on after it.
+        """
+        high = min(_moment(end), before) if before else _moment(end)
+        pages = (self._read_key(api_key_id, (_moment(start), high)) for api_key_id in api_key_ids)
+        merged = heapq.merge(*pages, key=record_position, reverse=True)
+        return (record for record in merged if not before or record_position(record) < before)
 
     def purge(self, api_key_ids: Iterable[str], before: datetime) -> int:
         """Delete the records of some keys that started before a moment; returns how many. TTL deletes late."""
@@ -87,6 +133,23 @@ class UsageLog:
     def _read_key(self, api_key_id: str, between: tuple[str, str]) -> Iterator[UsageRecord]:
         for item in self._table.query(_partition(api_key_id), between=between, newest_first=True):
             yield _from_item(item)
+
+    def _to_item(self, record: UsageRecord) -> Item:
+        item: Item = {
+            "pk": _partition(record.api_key_id),
+            "sk": record_position(record),
+            "ttl": int((record.started_at + self._retention).timestamp()),
+        }
+        for name, short in _SHORT.items():
+            value: Any = getattr(record, name)
+            if value != _DEFAULTS[name]:
+                item[short] = _DUMPED[name](value) if name in _DUMPED else value
+        return item
+
+
+def record_position(record: UsageRecord) -> str:
+    """Where a record stands among those of its key, and in a list of several keys' records."""
+    return f"{_moment(record.started_at)}#{record.request_id}"
 
 
 @dataclass(slots=True)
@@ -144,7 +207,7 @@ def summarize(records: Iterable[UsageRecord]) -> UsageSummary:
         summary.total.add(record)
         summary.by_operation[record.operation].add(record)
         summary.by_hour[record.started_at.replace(minute=0, second=0, microsecond=0)].add(record)
-        if record.status is not Status.QUOTA_EXCEEDED:
+        if record.status is not Status.QUOTA_EXCEEDED and record.endpoint:  # a dead request's is unknown
             summary.endpoints[record.endpoint] += record.requests
     return summary
 
@@ -154,36 +217,16 @@ def _partition(api_key_id: str) -> str:
 
 
 def _moment(moment: datetime) -> str:
-    return f"{int(moment.timestamp() * 1000):013d}"
-
-
-def _to_item(record: UsageRecord, expires_at: datetime) -> Item:
-    item: Item = {
-        "pk": _partition(record.api_key_id),
-        "sk": f"{_moment(record.started_at)}#{record.request_id}",
-        "ttl": int(expires_at.timestamp()),
-    }
-    for name, short in _SHORT.items():
-        value: Any = getattr(record, name)
-        if value or value == 0:
-            item[short] = Decimal(str(round(value, 3))) if isinstance(value, float) else value
-    return item
+    return f"{epoch_ms(moment):013d}"
 
 
 def _from_item(item: Item) -> UsageRecord:
     started, request_id = item["sk"].split("#", 1)
-    values = {name: item[short] for name, short in _SHORT.items() if short in item}
-    for name in ("requests", "tokens", "vectors", "request_bytes", "response_bytes", "micro_usd"):
-        values[name] = int(values.get(name, 0))
+    values: dict[str, Any] = {"project_id": None}
+    values |= {name: item[short] for name, short in _SHORT.items() if short in item}
     return UsageRecord(
         request_id=request_id,
-        started_at=datetime.fromtimestamp(int(started) / 1000, UTC),
+        started_at=from_epoch_ms(int(started)),
         api_key_id=item["pk"].removeprefix("R#"),
-        **values
-        | {
-            "project_id": values.get("project_id"),
-            "operation": Operation(values["operation"]),
-            "status": Status(values["status"]),
-            "duration_ms": float(values.get("duration_ms", 0)),
-        },
+        **values | {name: load(values[name]) for name, load in _LOADED.items() if name in values},
     )

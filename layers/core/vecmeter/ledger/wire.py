@@ -39,7 +39,15 @@ class DynamoDbWire:
     Raises botocore's ``ClientError`` for an answer that is an error, and its connection errors for none.
     """
 
-    def __init__(self, endpoint: str, region: str, credentials: Credentials, max_connections: int) -> None:
+    def __init__(
+        self,
+        endpoint: str,
+        region: str,
+        credentials: Credentials,
+        max_connections: int,
+        *,
+        read_seconds: float = READ_SECONDS,
+    ) -> None:
         parts = urlsplit(endpoint)
         self._url = f"{parts.scheme}://{parts.netloc}/"
         self._credentials = credentials
@@ -49,7 +57,7 @@ class DynamoDbWire:
             parts.hostname or "",
             parts.port,
             maxsize=max_connections,
-            timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS),
+            timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=read_seconds),
             retries=False,
         )
 

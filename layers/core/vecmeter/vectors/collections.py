@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, LiteralString, TypeVar
@@ -10,7 +11,8 @@ from typing import Any, LiteralString, TypeVar
 from psycopg import errors as pg
 from psycopg.rows import RowMaker, class_row
 
-from vecmeter.errors import CollectionExistsError, CollectionNotFoundError
+from vecmeter.errors import CollectionExistsError, CollectionNotFoundError, InvalidRequestError
+from vecmeter.vectors.checks import check_index
 from vecmeter.vectors.connection import Connection, Database
 from vecmeter.vectors.model import (
     Collection,
@@ -20,7 +22,7 @@ from vecmeter.vectors.model import (
     Metric,
     Storage,
 )
-from vecmeter.vectors.tables import CREATE_TABLES, DROP_TABLES, SCHEMA, hnsw_name, statement
+from vecmeter.vectors.tables import CREATE_TABLES, DROP_TABLES, MAINTENANCE_LOCK, SCHEMA, hnsw_name, statement
 
 T = TypeVar("T")
 
@@ -54,6 +56,14 @@ _INSERT: LiteralString = """
     )
 """
 _DELETE: LiteralString = "DELETE FROM vecmeter.collections WHERE collection_id = %(collection_id)s"
+# The receipt of a change of definitions; first in its transaction, so that a repetition fails before it does a thing.
+_RECEIPT: LiteralString = "INSERT INTO vecmeter.receipts (receipt_id, answer) VALUES (%s, '{}')"
+# Whoever maintains the collection holds its tables, possibly for hours: dropping makes the work needless.
+_STOP_MAINTENANCE: LiteralString = """
+    SELECT pg_cancel_backend(l.pid) FROM pg_locks l JOIN pg_database d ON d.oid = l.database
+    WHERE d.datname = current_database() AND l.locktype = 'advisory' AND l.granted
+      AND l.classid = %s AND l.objid = %s AND l.objsubid = 2
+"""
 # The exact number of vectors, and the bytes of both tables with their indexes.
 _SIZE: LiteralString = """
     SELECT (SELECT count(*) FROM {records}) AS count,
@@ -82,22 +92,27 @@ class Collections:
     def use(self, project_id: str, name: str, work: Callable[[Collection], T], *, fresh: bool = False) -> T:
         """Do ``work`` with the collection's definition, remembered or ``fresh``.
 
-        Where the remembered definition points to tables that are gone, the collection was dropped since: the
-        definition is read again, and the work repeated with it if there is a new one of that name.
+        A remembered definition may be of a collection that was dropped since, and made again under its name: then its
+        tables are gone, or a request is refused that the new one takes. The definition is then read again, and the
+        work repeated if it is another one.
 
         Raises:
             CollectionNotFoundError: there is none.
         """
         if fresh:
             self._remembered.pop((project_id, name), None)
+        believed = self.get(project_id, name)
         try:
-            return work(self.get(project_id, name))
-        except pg.UndefinedTable:
+            return work(believed)
+        except (pg.UndefinedTable, InvalidRequestError) as error:
             self._remembered.pop((project_id, name), None)
-            try:
-                return work(self.get(project_id, name))
-            except pg.UndefinedTable:
-                raise _missing(name) from None
+            current = self.get(project_id, name)
+            if current.collection_id == believed.collection_id and isinstance(error, InvalidRequestError):
+                raise
+        try:
+            return work(current)
+        except pg.UndefinedTable:
+            raise _missing(name) from None
 
     def get(self, project_id: str, name: str) -> Collection:
         """The definition, at most ``DEFINITION_SECONDS`` old."""
@@ -105,7 +120,7 @@ class Collections:
         now = self._monotonic()
         if remembered is not None and now - remembered[0] < DEFINITION_SECONDS:
             return remembered[1]
-        collection = self._database.run(lambda connection: _one(connection, project_id, name), repeatable=True)
+        collection = self._database.run(lambda connection: _one(connection, project_id, name))
         if collection is None:
             self._remembered.pop((project_id, name), None)
             raise _missing(name)
@@ -115,14 +130,10 @@ class Collections:
     def page(self, project_id: str, *, after: str, limit: int) -> list[Collection]:
         """Up to ``limit`` definitions of a project whose names come after ``after``."""
         parameters = {"project_id": project_id, "after": after, "limit": limit}
-        return self._database.run(
-            lambda c: c.cursor(row_factory=_collection_row).execute(_LIST, parameters).fetchall(), repeatable=True
-        )
+        return self._database.run(lambda c: c.cursor(row_factory=_collection_row).execute(_LIST, parameters).fetchall())
 
     def list_all(self) -> list[Collection]:
-        return self._database.run(
-            lambda c: c.cursor(row_factory=_collection_row).execute(_LIST_ALL).fetchall(), repeatable=True
-        )
+        return self._database.run(lambda c: c.cursor(row_factory=_collection_row).execute(_LIST_ALL).fetchall())
 
     def create(
         self,
@@ -152,8 +163,9 @@ class Collections:
             "model": embedder.model if embedder else None,
         }
 
-        def work(connection: Connection) -> Collection:
+        def work(connection: Connection, receipt: uuid.UUID) -> list[int]:
             with connection.transaction():
+                connection.execute(_RECEIPT, [receipt])
                 try:
                     connection.execute(_INSERT, parameters)
                 except pg.UniqueViolation:
@@ -161,25 +173,34 @@ class Collections:
                 collection = _one(connection, project_id, name)
                 assert collection is not None, "inserted in this transaction"
                 connection.execute(statement(CREATE_TABLES, collection))
-            return collection
+            return []
 
-        collection = self._database.run(work, repeatable=False)
-        self._remembered[project_id, name] = (self._monotonic(), collection)
-        return collection
+        if violation := check_index(dimension, index):
+            raise InvalidRequestError(f"{violation.path} {violation.message}.", (violation,))
+        self._database.write(work)
+        self._remembered.pop((project_id, name), None)
+        return self.get(project_id, name)
 
     def drop(self, project_id: str, name: str) -> None:
-        """Drop a collection: its tables and its definition go in one transaction."""
+        """Drop a collection: its tables and its definition go in one transaction.
 
-        def work(connection: Connection) -> None:
+        Raises:
+            CollectionNotFoundError: there is none.
+        """
+
+        def work(connection: Connection, receipt: uuid.UUID) -> list[int]:
             with connection.transaction():
+                connection.execute(_RECEIPT, [receipt])
                 collection = _one(connection, project_id, name)
                 if collection is None:
                     raise _missing(name)
                 connection.execute(_DELETE, {"collection_id": collection.collection_id})
+                connection.execute(_STOP_MAINTENANCE, [MAINTENANCE_LOCK, collection.collection_id])
                 connection.execute(statement(DROP_TABLES, collection))
+            return []
 
         self._remembered.pop((project_id, name), None)
-        self._database.run(work, repeatable=False)
+        self._database.write(work)
 
     def size(self, collection: Collection) -> CollectionSize:
         number = collection.collection_id
@@ -195,7 +216,7 @@ class Collections:
             assert row is not None, "an aggregate always answers"
             return row
 
-        return self._database.run(work, repeatable=True)
+        return self._database.run(work)
 
 
 def _one(connection: Connection, project_id: str, name: str) -> Collection | None:

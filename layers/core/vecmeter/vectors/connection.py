@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import select
 import sys
 import threading
+import time
+import uuid
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from struct import pack
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, LiteralString, TypeVar
 
 import psycopg
 from psycopg import errors as pg
 from psycopg.adapt import Dumper
-from psycopg.pq import Format
+from psycopg.pq import Format, TransactionStatus
 
 from vecmeter.errors import (
     DatabaseUnavailableError,
@@ -29,18 +32,20 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Connection = psycopg.Connection[Any]
 
-# The server ends a connection, or one of its transactions, for reasons that have nothing to do with the request.
-_TEMPORARY = (
-    pg.DeadlockDetected,
-    pg.SerializationFailure,
-    pg.LockNotAvailable,
-    pg.DiskFull,
-    pg.OutOfMemory,
-    pg.TooManyConnections,
-    pg.ReadOnlySqlTransaction,
-    pg.OperationalError,
-    pg.InterfaceError,
-)
+# The server rolled a transaction back for the sake of another: it may simply be run again.
+_ROLLED_BACK = (pg.DeadlockDetected, pg.SerializationFailure)
+_MAX_RUNS = 3
+# Refused for what the request holds, though PostgreSQL files it under trouble of its own.
+_TOO_COMPLEX = (pg.ProgramLimitExceeded, pg.StatementTooComplex, pg.TooManyColumns, pg.TooManyArguments)
+_RECONNECT_PAUSE_SECONDS = 0.05
+# A peer that vanished without a word is noticed in about 15 seconds instead of TCP's quarter of an hour.
+KEEPALIVE = {"keepalives_idle": 5, "keepalives_interval": 3, "keepalives_count": 3, "tcp_user_timeout": 15_000}
+# A prepared statement is planned for the values at hand each time: the plan that suits a filter which lets half of a
+# collection through is ten times too slow for one that lets through ten vectors.
+_PLAN_EACH_TIME = "-c plan_cache_mode=force_custom_plan"
+
+# The answer of a write that took place.
+_READ_RECEIPT: LiteralString = "SELECT answer FROM vecmeter.receipts WHERE receipt_id = %s"
 
 
 class PackedVector(bytes):
@@ -84,7 +89,11 @@ def _big_endian(numbers: array[float]) -> bytes:
 
 
 class Database:
-    """Runs work on a connection. ``size`` 1 keeps a single connection, more open a pool; both lazily."""
+    """Runs work on a connection. ``size`` 1 keeps a single connection, more open a pool; both lazily.
+
+    ``prepare_threshold`` 0 is for a proxy that shares sessions (RDS Proxy): nothing is prepared, and no option is set
+    when connecting, which it refuses; the statement time-out is then the role's own.
+    """
 
     def __init__(
         self,
@@ -103,54 +112,94 @@ class Database:
             "connect_timeout": connect_timeout_seconds,
             "prepare_threshold": prepare_threshold or None,
             "application_name": "vecmeter",
+            **KEEPALIVE,
         }
-        if statement_timeout_ms:
-            self._connect_arguments["options"] = f"-c statement_timeout={statement_timeout_ms}"
+        if prepare_threshold:
+            time_out = f" -c statement_timeout={statement_timeout_ms}" if statement_timeout_ms else ""
+            self._connect_arguments["options"] = _PLAN_EACH_TIME + time_out
         self._lock = threading.Lock()
         self._connection: Connection | None = None
         self._pool: ConnectionPool[Connection] | None = None
 
-    def run(self, work: Callable[[Connection], T], *, repeatable: bool) -> T:
-        """Run ``work`` on a connection in autocommit mode.
+    def run(self, work: Callable[[Connection], T]) -> T:
+        """Run ``work`` on a connection in autocommit mode, and once more where that connection breaks.
 
-        A connection that turns out broken is replaced once, and the work repeated if it is ``repeatable``: that is,
-        if doing it twice leaves what doing it once leaves. Work on a connection that broke while connecting has
-        done nothing and is repeated in any case.
+        Doing ``work`` twice must leave what doing it once leaves. That is so for reads; for writes see ``write``.
 
         Raises:
             DatabaseUnavailableError: no connection, or it broke again.
             StatementTimeoutError: a statement took longer than the time-out.
             InvalidRequestError: PostgreSQL refuses a value.
         """
-        for attempt in (1, 2):
-            started = False
+        with _translated():
             try:
-                with self.connection() as connection:
-                    started = True
-                    return work(connection)
+                return self._once(work)
             except psycopg.Error as error:
-                broken = isinstance(error, (pg.OperationalError, pg.InterfaceError, pg.ReadOnlySqlTransaction))
-                broken = broken and not isinstance(error, (pg.QueryCanceled, pg.LockNotAvailable))
-                if broken:
-                    self._discard()
-                if attempt == 1 and broken and (repeatable or not started):
-                    continue
-                ours = translate(error)
-                if ours is None:
+                if not _is_broken(error):
                     raise
-                raise ours from error
-        raise AssertionError("unreachable")  # pragma: no cover
+            return self._once(work)
+
+    def write(self, work: Callable[[Connection, uuid.UUID], list[int]]) -> list[int]:
+        """Run a write that leaves a receipt; whatever breaks, it takes place once.
+
+        ``work`` returns its answer, having inserted it into ``vecmeter.receipts`` under the given number in the same
+        transaction. Where the connection breaks, nobody knows whether that was committed. ``work`` is then repeated
+        with the same number, and the receipt's key lets only one of the two through: the other waits for it and
+        fails, and the answer is read from the receipt.
+
+        Raises:
+            DatabaseUnavailableError: as for ``run``. After a break that no new connection followed in time, its text
+                says that it is not known whether the write took place; in every other case it did not.
+            StatementTimeoutError, InvalidRequestError: as for ``run``; nothing is written.
+        """
+        receipt = uuid.UUID(bytes=time.time_ns().to_bytes(8, "big") + os.urandom(8))
+        with _translated():
+            try:
+                return self._once(lambda connection: work(connection, receipt))
+            except psycopg.Error as error:
+                if not _is_broken(error):
+                    raise
+            return self._write_again(work, receipt)
+
+    def _write_again(self, work: Callable[[Connection, uuid.UUID], list[int]], receipt: uuid.UUID) -> list[int]:
+        give_up_at = time.monotonic() + self._timeout
+        while True:
+            try:
+                return self._once(lambda connection: work(connection, receipt))
+            except pg.UniqueViolation as error:
+                if error.diag.table_name != "receipts":
+                    raise
+                row = self.run(lambda connection: connection.execute(_READ_RECEIPT, [receipt]).fetchone())
+                assert row is not None, "its key was just found taken"
+                return list(row[0])
+            except (DatabaseUnavailableError, psycopg.OperationalError, psycopg.InterfaceError) as error:
+                if time.monotonic() >= give_up_at or isinstance(error, pg.QueryCanceled):
+                    message = "The connection broke during the write; whether it took place is not known."
+                    raise DatabaseUnavailableError(message) from error
+            time.sleep(_RECONNECT_PAUSE_SECONDS)
+
+    def _once(self, work: Callable[[Connection], T]) -> T:
+        """On one connection; again where the server rolled back for the sake of another transaction."""
+        with self.connection() as connection:
+            for _ in range(_MAX_RUNS - 1):
+                try:
+                    return work(connection)
+                except _ROLLED_BACK:
+                    continue
+            return work(connection)
 
     @contextmanager
     def connection(self) -> Iterator[Connection]:
-        """A connection for the duration of the block; psycopg's own errors pass through."""
-        if self._size == 1:
-            with self._lock:
-                if self._connection is None or self._connection.closed or _ended_by_server(self._connection):
-                    self._connection = self._connect()
-                yield self._connection
+        """A connection for the duration of the block; psycopg's errors in the block pass through.
+
+        Raises:
+            DatabaseUnavailableError: there is none to be had within the time-out.
+        """
+        if self._size > 1:
+            with self._pooled() as connection, _left_clean(connection):
+                yield connection
         else:
-            with self._open_pool().connection() as connection:
+            with self._lock, _left_clean(self._single()) as connection:
                 yield connection
 
     def close(self) -> None:
@@ -163,10 +212,32 @@ class Database:
                 self._pool.close()
                 self._pool = None
 
-    def _connect(self) -> Connection:
-        connection = psycopg.connect(self._dsn(), **self._connect_arguments)
-        configure(connection)
-        return connection
+    def _single(self) -> Connection:
+        if self._connection is not None and not self._connection.closed:
+            if not _ended_by_server(self._connection):
+                return self._connection
+            self._connection.close()
+        try:
+            self._connection = psycopg.connect(self._dsn(), **self._connect_arguments)
+        except psycopg.Error as error:
+            raise _unavailable() from error
+        configure(self._connection)
+        return self._connection
+
+    @contextmanager
+    def _pooled(self) -> Iterator[Connection]:
+        pool = self._open_pool()
+        try:
+            connection = pool.getconn()
+        except psycopg.Error as error:
+            raise _unavailable() from error
+        try:
+            yield connection
+        except pg.ReadOnlySqlTransaction:
+            pool.drain()  # after a failover all of them may lead to what is now a reader
+            raise
+        finally:
+            pool.putconn(connection)
 
     def _open_pool(self) -> ConnectionPool[Connection]:
         from psycopg_pool import ConnectionPool  # only servers have it
@@ -181,24 +252,30 @@ class Database:
                     min_size=1,
                     max_size=self._size,
                     timeout=self._timeout,
+                    # Beyond this the pool would pause longer and longer; requests start a new attempt.
+                    reconnect_timeout=self._timeout,
                     open=True,
                 )
             return self._pool
-
-    def _discard(self) -> None:
-        """Drop broken connections: after a restart of the server all idle ones are."""
-        if self._pool is not None:
-            self._pool.check()
-        with self._lock:
-            if self._connection is not None:
-                self._connection.close()
-                self._connection = None
 
 
 def configure(connection: Connection) -> None:
     """What every connection needs: our binary parameters."""
     connection.adapters.register_dumper(PackedVector, _PackedDumper)
     connection.adapters.register_dumper(PackedVectors, _PackedDumper)
+
+
+@contextmanager
+def _left_clean(connection: Connection) -> Iterator[Connection]:
+    """Close a connection that work leaves inside a transaction, or that leads to a reader: nobody else gets it."""
+    try:
+        yield connection
+    except pg.ReadOnlySqlTransaction:
+        connection.close()
+        raise
+    finally:
+        if connection.info.transaction_status is not TransactionStatus.IDLE:
+            connection.close()
 
 
 def _ended_by_server(connection: Connection) -> bool:
@@ -214,17 +291,40 @@ def _check(connection: Connection) -> None:
         raise pg.OperationalError("the server ended the connection")
 
 
+def _is_broken(error: psycopg.Error) -> bool:
+    """Whether the connection is lost, or leads to a server that is shutting down or only reads."""
+    state = error.sqlstate
+    if state is None:
+        return isinstance(error, (pg.OperationalError, pg.InterfaceError))
+    return state.startswith(("08", "57P")) or isinstance(
+        error, (pg.ReadOnlySqlTransaction, pg.IdleInTransactionSessionTimeout)
+    )
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except psycopg.Error as error:
+        ours = translate(error)
+        if ours is None:
+            raise
+        raise ours from error
+
+
 def translate(error: psycopg.Error) -> VecmeterError | None:
-    """Our error for a psycopg error; None for one that is a fault of ours. Never carries PostgreSQL's message, which
-    may quote values."""
+    """Our error for a psycopg error; None for one that is a fault of ours.
+
+    Never carries PostgreSQL's message, which may quote values.
+    """
     if isinstance(error, pg.QueryCanceled):
         return StatementTimeoutError("The statement took longer than the time allowed.", retry_after=1)
-    if isinstance(error, _TEMPORARY) or _is_pool_timeout(error):
-        return DatabaseUnavailableError("The database does not answer; try again shortly.")
-    if isinstance(error, pg.DataError):
+    if isinstance(error, (pg.DataError, *_TOO_COMPLEX)):
         return InvalidRequestError(f"PostgreSQL refuses a value of this request ({type(error).__name__}).")
+    if isinstance(error, (pg.OperationalError, pg.InterfaceError, pg.ReadOnlySqlTransaction)):
+        return _unavailable()
     return None
 
 
-def _is_pool_timeout(error: psycopg.Error) -> bool:
-    return type(error).__name__ in ("PoolTimeout", "PoolClosed", "TooManyRequests")
+def _unavailable() -> DatabaseUnavailableError:
+    return DatabaseUnavailableError("The database does not answer; try again shortly.")

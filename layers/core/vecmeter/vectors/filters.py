@@ -98,11 +98,20 @@ def _condition(operator: str, field: str, value: Any, path: str) -> Condition:
         condition = OPERATORS[operator](field, value)
         for text in condition.parameters:
             text.encode()
+        has_nul = _has_nul([field, value])
     except (ValueError, RecursionError) as error:
-        raise _invalid(path, "is not a JSON value") from error
-    if any("\\u0000" in text or "\x00" in text for text in condition.parameters):
+        raise _invalid(path, "is not a JSON value, or is nested too deep") from error
+    if has_nul:
         raise _invalid(path, "has a character U+0000, which PostgreSQL cannot keep")
     return condition
+
+
+def _has_nul(value: Any) -> bool:
+    if isinstance(value, str):
+        return "\x00" in value
+    if isinstance(value, Mapping):
+        return any(_has_nul(key) or _has_nul(part) for key, part in value.items())
+    return isinstance(value, list) and any(map(_has_nul, value))
 
 
 def _known() -> str:

@@ -2,35 +2,62 @@
 
 Statements that take long run on a connection of their own, without the time-out of requests. When the function that
 started one dies, the statement goes on in the database and holds its advisory lock; whoever comes next finds the
-lock taken and leaves the collection alone, or finds the half-built index and starts over.
+lock taken and leaves the collection alone, or finds the half-built index and starts over. What fails for one
+collection is told in its figures and does not keep the others from their turn.
 """
 
 from __future__ import annotations
 
+import logging
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, LiteralString
 
 import psycopg
+from psycopg import errors as pg
+from psycopg import sql
 from psycopg.rows import class_row, dict_row
 from psycopg.types.json import Jsonb
 
-from vecmeter.vectors.collections import Collections
-from vecmeter.vectors.connection import Connection, translate
+from vecmeter.vectors.collections import Collections, CollectionSize
+from vecmeter.vectors.connection import KEEPALIVE, Connection, translate
 from vecmeter.vectors.model import Collection, IndexType
-from vecmeter.vectors.tables import CREATE_HNSW, SCHEMA, hnsw_name, indexed_expression, statement, table_names
+from vecmeter.vectors.tables import (
+    CREATE_HNSW,
+    MAINTENANCE_LOCK,
+    SCHEMA,
+    hnsw_name,
+    indexed_expression,
+    statement,
+    table_names,
+)
+
+_logger = logging.getLogger("vecmeter.maintenance")
 
 # pgvector 0.8.4 mends corruption of HNSW indexes by vacuum, 0.8.2 a CVE.
 MINIMUM_PGVECTOR = (0, 8, 4)
-_LOCK_CLASS = 0x766D
+_CONNECT_ARGUMENTS: dict[str, Any] = {
+    "autocommit": True,
+    "application_name": "vecmeter-maintenance",
+    "connect_timeout": 5,
+    **KEEPALIVE,
+}
+# A receipt is of use while its write is being repeated, which takes seconds.
+RECEIPTS_KEPT = timedelta(hours=1)
+RUNS_KEPT = timedelta(days=90)
 
 _TRY_LOCK: LiteralString = "SELECT pg_try_advisory_lock(%s, %s)"
 _UNLOCK: LiteralString = "SELECT pg_advisory_unlock(%s, %s)"
 _VACUUM: LiteralString = "VACUUM (ANALYZE) {records}, {vectors}"
 _REINDEX: LiteralString = "REINDEX INDEX CONCURRENTLY vecmeter.{hnsw}"
 _ANALYZE: LiteralString = "ANALYZE {vectors}"
+# What nobody will ask for again; a receipt's number begins with its time.
+_FORGET_RECEIPTS: LiteralString = "DELETE FROM vecmeter.receipts WHERE receipt_id < %s"
+_FORGET_RUNS: LiteralString = "DELETE FROM vecmeter.maintenance_runs WHERE started_at < %s"
+_VACUUM_RECEIPTS: LiteralString = "VACUUM (ANALYZE) vecmeter.receipts"
 # Dead rows of both tables as the statistics system knows them.
 _DEAD_TUPLES: LiteralString = """
     SELECT coalesce(sum(n_dead_tup), 0)::bigint AS dead_tuples
@@ -167,16 +194,27 @@ class Maintenance:
             assert row is not None, "a row of constants always answers"
             database = dict(row)
         database["pgvector_supported"] = is_supported(database["pgvector"])
-        sizes = [(collection, self._collections.size(collection)) for collection in collections]
+        sizes = list(self._sizes(collections))
         return {
             "database": database,
             "total_vectors": sum(size.count for _, size in sizes),
             "collections": [{"project_id": c.project_id, "collection": c.name, **asdict(size)} for c, size in sizes],
         }
 
+    def forget(self, now: datetime) -> dict[str, int]:
+        """Delete receipts and runs that are past use; returns how many of each."""
+        oldest = int((now - RECEIPTS_KEPT).timestamp() * 1e9).to_bytes(8, "big")
+        with self._connect() as connection:
+            receipts = connection.execute(_FORGET_RECEIPTS, [uuid.UUID(bytes=oldest + bytes(8))]).rowcount
+            runs = connection.execute(_FORGET_RUNS, [now - RUNS_KEPT]).rowcount
+            connection.execute(_VACUUM_RECEIPTS)
+        return {"receipts_deleted": receipts, "runs_deleted": runs}
+
     def record_run(self, task: str, outcome: Mapping[str, Any], started_at: datetime, finished_at: datetime) -> None:
-        """Keep a run in the history."""
+        """Keep a run in the history; collections for which there was nothing to do are left out."""
         figures = {k: v for k, v in outcome.items() if k not in ("status", "message", "error")}
+        if "collections" in figures:
+            figures["collections"] = [c for c in figures["collections"] if c.get("action") != "none"]
         parameters = {
             "task": task,
             "status": outcome["status"],
@@ -206,18 +244,30 @@ class Maintenance:
         with self._connect() as connection:
             for collection in collections:
                 figure = {"project_id": collection.project_id, "collection": collection.name}
-                if not lock:
-                    figure |= work(connection, collection)
-                else:
-                    with _locked(connection, collection) as is_ours:
+                try:
+                    with _locked(connection, collection) if lock else nullcontext(True) as is_ours:
                         figure |= work(connection, collection) if is_ours else {"action": "none", "reason": "busy"}
+                except pg.UndefinedTable:
+                    figure |= {"action": "none", "reason": "dropped meanwhile"}
+                except psycopg.Error as error:
+                    if connection.closed:
+                        raise
+                    _logger.exception("maintenance failed", extra={"collection_id": collection.collection_id})
+                    figure |= {"action": "failed", "error": type(error).__name__}
                 figures.append(figure)
         return {"collections": figures}
+
+    def _sizes(self, collections: Iterable[Collection]) -> Iterator[tuple[Collection, CollectionSize]]:
+        for collection in collections:
+            try:
+                yield collection, self._collections.size(collection)
+            except pg.UndefinedTable:
+                continue  # dropped meanwhile
 
     @contextmanager
     def _connect(self) -> Iterator[Connection]:
         try:
-            with psycopg.connect(self._dsn(), autocommit=True, application_name="vecmeter-maintenance") as connection:
+            with psycopg.connect(self._dsn(), **_CONNECT_ARGUMENTS) as connection:
                 # A connection of its own, not through a proxy: the setting ends with it.
                 connection.execute("SET statement_timeout = 0")
                 yield connection
@@ -238,13 +288,13 @@ def is_supported(pgvector: str | None) -> bool:
 @contextmanager
 def _locked(connection: Connection, collection: Collection) -> Iterator[bool]:
     """Whether this session may work on the collection: two runs never do the same work at once."""
-    key = [_LOCK_CLASS, collection.collection_id]
+    key = [MAINTENANCE_LOCK, collection.collection_id]
     row = connection.execute(_TRY_LOCK, key).fetchone()
     is_ours = bool(row and row[0])
     try:
         yield is_ours
     finally:
-        if is_ours and not connection.broken:
+        if is_ours and not connection.closed:
             connection.execute(_UNLOCK, key)
 
 
@@ -264,8 +314,8 @@ def _drop_invalid_indexes(connection: Connection, collection: Collection) -> lis
     _, vectors = table_names(collection.collection_id)
     rows = connection.execute(_INVALID_INDEXES, {"table": f"{SCHEMA}.{vectors}"}).fetchall()
     for (name,) in rows:
-        identifier = psycopg.sql.Identifier(SCHEMA, name)
-        connection.execute(psycopg.sql.SQL("DROP INDEX CONCURRENTLY IF EXISTS {}").format(identifier))
+        identifier = sql.Identifier(SCHEMA, name)
+        connection.execute(sql.SQL("DROP INDEX CONCURRENTLY IF EXISTS {}").format(identifier))
     return [name for (name,) in rows]
 
 

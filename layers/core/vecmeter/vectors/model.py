@@ -50,6 +50,10 @@ class Storage(StrEnum):
     FLOAT = "float"
     HALF = "half"
 
+    @property
+    def max_indexed_dimension(self) -> int:
+        return {Storage.FLOAT: 2000, Storage.HALF: 4000}[self]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexDefinition:

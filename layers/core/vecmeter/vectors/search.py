@@ -3,11 +3,14 @@
 * ``exact``: every vector of the namespace that the filter lets through is compared. Taken while there is no HNSW
   index, and where few vectors are in question: there it is faster than an index and finds everything.
 * ``hnsw``: the index delivers vectors in order of distance until ``top_k`` of the namespace are found.
-* ``adaptive``: there is an index and a filter. The statement counts what the filter lets through, up to a
-  threshold, and runs the exact branch up to it, else the index; the other branch is never executed (a one-time
-  filter above it in the plan).
+* ``adaptive``: there is an index and a filter. The statement looks at a sample of the collection. If enough of it
+  passes the filter, it takes the index. Else it counts what passes, up to a threshold, and compares just these, or,
+  beyond the threshold, takes the index. The branch that is not taken is never executed (a one-time filter above it).
 
 An index scan ends after ``hnsw.max_scan_tuples``. Where it brings fewer rows than there must be, the exact plan runs.
+
+The statements leave PostgreSQL's planner no other way, whatever its statistics say: a sum is not what the index is
+ordered by, what stands in a CASE or a sub-select is no condition an index could answer.
 """
 
 from __future__ import annotations
@@ -20,70 +23,86 @@ from functools import lru_cache
 from typing import Any, LiteralString
 
 from vecmeter.errors import VectorNotFoundError
-from vecmeter.vectors.collections import Collections
 from vecmeter.vectors.connection import Connection, Database, pack_vector
 from vecmeter.vectors.filters import CompiledFilter, compile_filter
 from vecmeter.vectors.model import Collection, Match, Metric, Plan, Query, SearchResult, Storage
 from vecmeter.vectors.tables import indexed_expression, statement
 
-# How long an instance believes that a namespace has more vectors than the exact threshold.
+# How long an instance believes that a namespace has more vectors than the exact threshold, or not.
 NAMESPACE_SECONDS = 30.0
 REMEMBERED_NAMESPACES = 10_000
 # The role's default of hnsw.ef_search serves half as many matches; pgvector takes up to 1,000.
 DEFAULT_EF_SEARCH = 100
 MAX_EF_SEARCH = 1000
+# Rows the adaptive plan looks at, and how many of them must pass: the index then has to deliver about
+# top_k * SAMPLE / passed vectors, a few hundred.
+SAMPLE = 128
+_LEAST_PASSED = 4
+_DELIVERED = 500
 
 _GIVEN: LiteralString = "%(numbers)b::vector({dimension})"
-_STORED: LiteralString = """(
-    SELECT sv.embedding FROM {vectors} sv JOIN {records} sr USING (record_id)
-    WHERE sr.namespace = %(namespace)s AND sr.id = %(id)s
-)"""
+_STORED: LiteralString = "(SELECT embedding FROM query)"
+_STORED_QUERY: LiteralString = """
+    query AS MATERIALIZED (
+        SELECT v.embedding FROM {records} r JOIN {vectors} v USING (record_id)
+        WHERE r.namespace = %(namespace)s AND r.id = %(id)s
+    ),
+"""
 
 # The fields of the few matches that are left; one row without a match when there is none, for the count.
 _MATCHES: LiteralString = """
-    WITH [counts]
-    SELECT r.id, hits.distance, [metadata], [document], [numbers], counted.n
-    FROM counted LEFT JOIN ([hits]) hits ON true
-    LEFT JOIN {records} r ON r.record_id = hits.record_id
-    LEFT JOIN {vectors} v ON v.record_id = hits.record_id
+    WITH [query_row] [candidates] counted AS MATERIALIZED (SELECT [count] AS n)
+    SELECT r.id, hits.distance, [metadata], [document], [numbers], counted.n, [query_exists]
+    FROM counted LEFT JOIN (
+        {records} r RIGHT JOIN ([hits]) hits USING (record_id) LEFT JOIN {vectors} v USING (record_id)
+    ) ON true
     ORDER BY hits.distance, r.id
 """
-_NOT_COUNTED: LiteralString = "counted AS (SELECT NULL::bigint AS n)"
-_COUNTED: LiteralString = """
-    candidates AS MATERIALIZED (
-        SELECT r.record_id FROM {records} r WHERE r.namespace = %(namespace)s AND [filter] LIMIT %(threshold)s + 1
-    ), counted AS MATERIALIZED (SELECT count(*) AS n FROM candidates)
-"""
-# "+ 0" keeps the planner from the index: it decides by its own estimates, we by counts.
 _EXACT: LiteralString = """
-    SELECT v.record_id, v.embedding {operator} [query] AS distance
+    SELECT v.record_id, (v.embedding {operator} [query]) + 0 AS distance
     FROM {vectors} v WHERE v.namespace = %(namespace)s
-    ORDER BY (v.embedding {operator} [query]) + 0 LIMIT %(top_k)s
+    ORDER BY distance LIMIT %(top_k)s
 """
-_EXACT_FILTERED: LiteralString = """
-    SELECT v.record_id, v.embedding {operator} [query] AS distance
-    FROM {vectors} v JOIN {records} r USING (record_id)
-    WHERE r.namespace = %(namespace)s AND [filter]
-    ORDER BY (v.embedding {operator} [query]) + 0 LIMIT %(top_k)s
+_EXACT_OF_CANDIDATES: LiteralString = """
+    SELECT v.record_id, (v.embedding {operator} [query]) + 0 AS distance
+    FROM candidates JOIN {vectors} v USING (record_id) [gate]
+    ORDER BY distance LIMIT %(top_k)s
 """
 _INDEXED: LiteralString = """
     SELECT v.record_id, v.embedding {operator} [query] AS distance
-    FROM {vectors} v WHERE v.namespace = %(namespace)s
+    FROM {vectors} v WHERE CASE WHEN v.namespace = %(namespace)s THEN true ELSE false END [and_filter] [gate]
     ORDER BY [indexed_column] {operator} [indexed_query] LIMIT %(top_k)s
 """
-_ADAPTIVE: LiteralString = """
-    (
-        SELECT v.record_id, v.embedding {operator} [query] AS distance
-        FROM candidates JOIN {vectors} v USING (record_id)
-        WHERE (SELECT n FROM counted) <= %(threshold)s
-        ORDER BY (v.embedding {operator} [query]) + 0 LIMIT %(top_k)s
-    ) UNION ALL (
-        SELECT v.record_id, v.embedding {operator} [query] AS distance
-        FROM {vectors} v JOIN {records} r USING (record_id)
-        WHERE (SELECT n FROM counted) > %(threshold)s AND v.namespace = %(namespace)s AND [filter]
-        ORDER BY [indexed_column] {operator} [indexed_query] LIMIT %(top_k)s
-    )
+_AND_FILTER: LiteralString = "AND (SELECT [filter] FROM {records} r WHERE r.record_id = v.record_id)"
+
+# All that the filter lets through.
+_CANDIDATES: LiteralString = """
+    candidates AS MATERIALIZED (
+        SELECT r.record_id FROM {records} r WHERE r.namespace = %(namespace)s AND [filter]
+    ),
 """
+# Up to the threshold; none where enough of the sample passes: 16 runs of 8 rows, spread evenly over the record numbers.
+_SAMPLED_CANDIDATES: LiteralString = """
+    sampled AS MATERIALIZED (
+        SELECT count(*) FILTER (WHERE r.namespace = %(namespace)s AND [filter]) >= %(enough)s AS passes
+        FROM (SELECT min(record_id) AS low, max(record_id) AS high FROM {records}) numbers
+        CROSS JOIN generate_series(0, 15) part
+        CROSS JOIN LATERAL (
+            SELECT namespace, metadata FROM {records}
+            WHERE record_id >= low + (high - low) * part / 16 ORDER BY record_id LIMIT 8
+        ) r
+    ), candidates AS MATERIALIZED (
+        SELECT r.record_id FROM {records} r
+        WHERE NOT (SELECT passes FROM sampled) AND r.namespace = %(namespace)s AND [filter]
+        LIMIT %(threshold)s + 1
+    ),
+"""
+_COUNT: LiteralString = "(SELECT count(*) FROM candidates)"
+_COUNT_UNLESS_SAMPLED: LiteralString = "CASE WHEN NOT (SELECT passes FROM sampled) THEN [count] END".replace(
+    "[count]", _COUNT
+)
+_FEW: LiteralString = "(SELECT n FROM counted) <= %(threshold)s"
+
 # Whether a namespace has more vectors than the exact threshold, without counting them all.
 _NAMESPACE_IS_LARGE: LiteralString = """
     SELECT count(*) > %(threshold)s
@@ -110,12 +129,10 @@ class Searcher:
     def __init__(
         self,
         database: Database,
-        collections: Collections,
         exact_threshold: int,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._database = database
-        self._collections = collections
         self._threshold = exact_threshold
         self._monotonic = monotonic
         self._large: dict[tuple[int, str], tuple[float, bool]] = {}
@@ -132,21 +149,18 @@ class Searcher:
         result = self._run(plan, collection, query, compiled)
         if len(result.matches) < query.top_k and self._must_have_more(result):
             result = self._run(Plan.EXACT, collection, query, compiled)
-        if query.id is not None and not result.matches:
-            self._require_stored(collection, query.namespace, query.id)
         return result
 
     def _choose_plan(self, collection: Collection, query: Query, compiled: CompiledFilter | None) -> Plan:
         if query.exact or not collection.index_ready or query.top_k > self._threshold:
             return Plan.EXACT
-        if compiled is not None:
-            return Plan.ADAPTIVE
-        return Plan.HNSW if self._is_large(collection, query.namespace) else Plan.EXACT
+        if not self._is_large(collection, query.namespace):
+            return Plan.EXACT
+        return Plan.HNSW if compiled is None else Plan.ADAPTIVE
 
     def _must_have_more(self, result: SearchResult) -> bool:
-        if result.plan is Plan.ADAPTIVE:
-            return result.candidates is not None and result.candidates > self._threshold
-        return result.plan is Plan.HNSW
+        counted_few = result.candidates is not None and result.candidates <= self._threshold
+        return result.plan is not Plan.EXACT and not counted_few
 
     def _is_large(self, collection: Collection, namespace: str) -> bool:
         key, now = (collection.collection_id, namespace), self._monotonic()
@@ -154,10 +168,8 @@ class Searcher:
         if remembered is not None and now - remembered[0] < NAMESPACE_SECONDS:
             return remembered[1]
         parameters = {"namespace": namespace, "threshold": self._threshold}
-        row = self._database.run(
-            lambda c: c.execute(statement(_NAMESPACE_IS_LARGE, collection), parameters).fetchone(),
-            repeatable=True,
-        )
+        text = statement(_NAMESPACE_IS_LARGE, collection)
+        row = self._database.run(lambda c: c.execute(text, parameters).fetchone())
         large = bool(row and row[0])
         if len(self._large) >= REMEMBERED_NAMESPACES:
             self._large.clear()
@@ -180,6 +192,7 @@ class Searcher:
             "numbers": pack_vector(query.numbers) if query.numbers is not None else None,
             "top_k": query.top_k,
             "threshold": self._threshold,
+            "enough": max(_LEAST_PASSED, query.top_k * SAMPLE // _DELIVERED),
             **(compiled.parameters if compiled else {}),
         }
         ef_search = min(MAX_EF_SEARCH, 2 * query.top_k)
@@ -187,37 +200,34 @@ class Searcher:
         def work(connection: Connection) -> list[Any]:
             if plan is Plan.EXACT or ef_search <= DEFAULT_EF_SEARCH:
                 return connection.execute(text, parameters).fetchall()
-            # One round trip still: the setting and the statement go out together.
-            with connection.pipeline(), connection.transaction():
+            # One round trip still, and one transaction, with which the setting ends.
+            with connection.pipeline():
                 connection.execute(_SET_EF_SEARCH, [str(ef_search)])
                 cursor = connection.execute(text, parameters)
             return cursor.fetchall()
 
-        rows = self._database.run(work, repeatable=True)
-        # Without a stored vector to compare with there are rows, but no distances.
-        matches = [_match(collection.metric, query.namespace, row) for row in rows if row[1] is not None]
-        return SearchResult(matches=matches, plan=plan, candidates=rows[0][5])
-
-    def _require_stored(self, collection: Collection, namespace: str, id: str) -> None:
-        exists: LiteralString = "SELECT 1 FROM {records} WHERE namespace = %s AND id = %s"
-        if not self._database.run(
-            lambda c: c.execute(statement(exists, collection), [namespace, id]).fetchone(), repeatable=True
-        ):
-            raise VectorNotFoundError(f"There is no vector {id!r}.")
+        rows = self._database.run(work)
+        *_, candidates, query_exists = rows[0]
+        if not query_exists:
+            raise VectorNotFoundError(f"There is no vector {query.id!r}.")
+        matches = [_match(collection.metric, query.namespace, row) for row in rows if row[0] is not None]
+        return SearchResult(matches=matches, plan=plan, candidates=candidates)
 
 
 @lru_cache(maxsize=1024)
 def _template(shape: _Shape) -> LiteralString:
-    query = _STORED if shape.by_id else _GIVEN
-    exact = _EXACT if shape.filter is None else _EXACT_FILTERED
-    hits = {Plan.EXACT: exact, Plan.HNSW: _INDEXED, Plan.ADAPTIVE: _ADAPTIVE}[shape.plan]
     metadata, document, numbers = shape.include
+    query = _STORED if shape.by_id else _GIVEN
+    candidates, count, hits = _parts(shape)
     return (
-        _MATCHES.replace("[counts]", _COUNTED if shape.plan is Plan.ADAPTIVE else _NOT_COUNTED)
+        _MATCHES.replace("[query_row]", _STORED_QUERY if shape.by_id else "")
+        .replace("[candidates]", candidates)
+        .replace("[count]", count)
         .replace("[hits]", hits)
         .replace("[indexed_column]", indexed_expression(shape.metric, shape.storage, "v.embedding"))
         .replace("[indexed_query]", indexed_expression(shape.metric, shape.storage, query))
         .replace("[query]", query)
+        .replace("[query_exists]", "EXISTS (SELECT FROM query)" if shape.by_id else "true")
         .replace("[filter]", shape.filter or "true")
         .replace("[metadata]", "r.metadata" if metadata else "NULL")
         .replace("[document]", "r.document" if document else "NULL")
@@ -225,8 +235,21 @@ def _template(shape: _Shape) -> LiteralString:
     )
 
 
+def _parts(shape: _Shape) -> tuple[LiteralString, LiteralString, LiteralString]:
+    """The candidates, their count and the hits of a statement."""
+    if shape.plan is Plan.ADAPTIVE:
+        exact = _EXACT_OF_CANDIDATES.replace("[gate]", "WHERE " + _FEW)
+        indexed = _INDEXED.replace("[gate]", "AND (" + _FEW + ") IS NOT TRUE").replace("[and_filter]", _AND_FILTER)
+        return _SAMPLED_CANDIDATES, _COUNT_UNLESS_SAMPLED, "(" + exact + ") UNION ALL (" + indexed + ")"
+    if shape.plan is Plan.HNSW:
+        return "", "NULL::bigint", _INDEXED.replace("[gate]", "").replace("[and_filter]", "")
+    if shape.filter is None:
+        return "", "NULL::bigint", _EXACT
+    return _CANDIDATES, _COUNT, _EXACT_OF_CANDIDATES.replace("[gate]", "")
+
+
 def _match(metric: Metric, namespace: str, row: tuple[Any, ...]) -> Match:
-    id, distance, metadata, document, numbers, _ = row
+    id, distance, metadata, document, numbers, *_ = row
     return Match(
         id=id,
         namespace=namespace,

@@ -25,15 +25,19 @@ CREATE_TABLES: LiteralString = """
         updated_at timestamptz NOT NULL DEFAULT now(),
         UNIQUE (namespace, id)
     );
-    CREATE INDEX {records_metadata} ON {records} USING gin (metadata jsonb_path_ops);
+    -- Without a list of pending entries, which every search with a filter would read through after writes.
+    CREATE INDEX {records_metadata} ON {records} USING gin (metadata jsonb_path_ops) WITH (fastupdate = off);
+    -- Vectors up to a page (about 2,000 dimensions) lie in the row itself: comparing them all takes half the time, and
+    -- the planner sees what reading them costs.
     CREATE TABLE {vectors} (
         record_id bigint PRIMARY KEY,
         namespace text COLLATE "C" NOT NULL,
         embedding vector({dimension}) NOT NULL
-    );
+    ) WITH (toast_tuple_target = 8160);
     CREATE INDEX {vectors_namespace} ON {vectors} (namespace)
 """
-# No foreign key between the two: every statement below writes both, and the check would read each record again.
+# No foreign key between the two: every statement writes both, and the check would read each record again.
+# Statements name records before vectors: dropping locks them in this order, and nothing deadlocks with it.
 
 DROP_TABLES: LiteralString = "DROP TABLE IF EXISTS {records}, {vectors}"
 
@@ -43,6 +47,8 @@ CREATE_HNSW: LiteralString = """
 """
 
 SCHEMA = "vecmeter"
+# First half of the advisory lock that maintenance holds on a collection; the second is the collection's number.
+MAINTENANCE_LOCK = 0x766D
 
 
 def hnsw_name(collection_id: int) -> str:

@@ -1,0 +1,258 @@
+"""Bodies of the routes on vectors, and their way to and from the vector store's own types."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from vecmeter.embedding.model import estimate_tokens
+from vecmeter.errors import Violation
+from vecmeter.http.checks import (
+    check_count,
+    filter_violations,
+    id_violations,
+    length_violations,
+    metadata_violations,
+    name_violations,
+    raise_if_any,
+)
+from vecmeter.http.fields import (
+    Answer,
+    Body,
+    Metadata,
+    MeteredAnswer,
+    Namespace,
+    OptionalFilter,
+    OptionalNumbers,
+    PageParameters,
+    Parameters,
+    Text,
+    VectorId,
+    WithinMeasure,
+    examples,
+)
+from vecmeter.settings import Settings
+from vecmeter.vectors.model import StoredVector, Written
+
+Ids = Annotated[list[VectorId], WithinMeasure, Field(min_length=1)]
+
+
+class VectorFields(Body):
+    """What is written of a vector: its numbers, or a document for the collection's embedder, or both."""
+
+    vector: OptionalNumbers = None
+    document: Text | None = None
+    metadata: Metadata | None = None
+    namespace: Namespace | None = None
+
+
+class PutBody(VectorFields):
+    """A vector whose id stands in the path."""
+
+    model_config = examples({"document": "The invoice is due in March.", "metadata": {"kind": "invoice"}})
+
+    def with_id(self, id: str) -> VectorBody:
+        return VectorBody.model_construct(id=id, **dict(self))
+
+
+class VectorBody(VectorFields):
+    """A vector to be written."""
+
+    model_config = examples({"id": "a", "vector": [0.1, 0.2, 0.3], "metadata": {"kind": "invoice"}})
+
+    id: VectorId
+
+    def violations(self, path: str, settings: Settings) -> Iterator[Violation]:
+        """What is beyond the limits of this deployment; ``path`` stands before each field."""
+        yield from name_violations({f"{path}id": self.id, f"{path}namespace": self.namespace}, settings)
+        if self.vector is None and self.document is None:
+            yield Violation(f"{path}vector", "vector or document must be given")
+        yield from length_violations(f"{path}document", self.document, settings.max_document_characters)
+        if self.metadata:
+            yield from metadata_violations(self.metadata, f"{path}metadata", settings.max_metadata_bytes)
+
+
+class BatchBody(Body):
+    model_config = examples(
+        {
+            "vectors": [
+                {"id": "a", "document": "The invoice is due in March.", "metadata": {"kind": "invoice"}},
+                {"id": "b", "vector": [0.1, 0.2, 0.3]},
+            ]
+        }
+    )
+
+    vectors: Annotated[list[VectorBody], WithinMeasure, Field(min_length=1)]
+    namespace: Annotated[Namespace, Field(description="For vectors that name none.")] = ""
+
+    def check(self, settings: Settings) -> None:
+        """Raises PayloadTooLargeError for too many vectors, InvalidRequestError naming every offending path."""
+        check_count("vectors", len(self.vectors), settings)
+        paths = vector_paths(self.vectors)
+        violations = [v for one, path in zip(self.vectors, paths, strict=True) for v in one.violations(path, settings)]
+        raise_if_any([*name_violations({"namespace": self.namespace}, settings), *violations])
+
+
+class FetchBody(Body):
+    model_config = examples({"ids": ["a", "b"]})
+
+    ids: Ids
+    namespace: Namespace = ""
+
+    def check(self, settings: Settings) -> None:
+        check_count("ids", len(self.ids), settings)
+        raise_if_any([*id_violations(self.ids, "ids", settings), *_namespace(self.namespace, settings)])
+
+
+class DeleteBody(Body):
+    """Exactly one of ``ids``, ``filter`` and ``all``."""
+
+    model_config = examples({"ids": ["a", "b"]}, {"filter": {"kind": "invoice"}, "dry_run": True})
+
+    ids: Ids | None = None
+    filter: OptionalFilter = None
+    all: Annotated[Literal[True] | None, Field(description="Every vector of the namespace.")] = None
+    namespace: Namespace = ""
+    dry_run: Annotated[bool, Field(description="Only count.")] = False
+
+    def check(self, settings: Settings) -> None:
+        check_count("ids", len(self.ids or ()), settings)
+        raise_if_any(list(self._violations(settings)))
+
+    def _violations(self, settings: Settings) -> Iterator[Violation]:
+        given = [name for name in ("ids", "filter", "all") if getattr(self, name) is not None]
+        if len(given) != 1:
+            message = f"exactly one of ids, filter and all must be given, not {' and '.join(given) or 'none'}"
+            yield Violation("ids", message)
+        if self.filter is not None and not self.filter:
+            yield Violation("filter", "is empty, which would match everything: say all instead")
+        yield from filter_violations(self.filter)
+        yield from id_violations(self.ids or (), "ids", settings)
+        yield from _namespace(self.namespace, settings)
+
+
+class PatchBody(Body):
+    """Fields of the metadata to set and to remove."""
+
+    model_config = examples({"set": {"paid": True}, "unset": ["due"]})
+
+    set: Metadata | None = None
+    unset: Annotated[list[Text], WithinMeasure] | None = None
+    namespace: Namespace | None = None
+
+    def check(self, settings: Settings) -> None:
+        violations = list(metadata_violations(self.set or {}, "set", settings.max_metadata_bytes))
+        if not self.set and not self.unset:
+            violations.append(Violation("set", "set or unset must name a field"))
+        raise_if_any(violations)
+
+
+class NamespaceParameters(Parameters):
+    namespace: Namespace | None = None
+
+
+class ListParameters(PageParameters):
+    namespace: Namespace = ""
+    prefix: Text = ""
+
+    def check(self, settings: Settings) -> None:
+        raise_if_any(list(name_violations({"namespace": self.namespace, "prefix": self.prefix}, settings)))
+
+
+class WrittenOut(Answer):
+    id: str
+    namespace: str
+    operation: Literal["insert", "update"]
+    version: int
+
+
+class BatchOut(MeteredAnswer):
+    inserted: int
+    updated: int
+    results: list[WrittenOut]
+
+
+class PatchOut(MeteredAnswer):
+    status: Literal["ok"] = "ok"
+    vector_id: str
+    version: int
+
+
+class PutOut(PatchOut):
+    operation: Literal["insert", "update"]
+
+
+class VectorItem(Answer):
+    id: str
+    namespace: str
+    version: int
+    vector: list[float]
+    document: str | None = None
+    metadata: dict[str, Any]
+
+
+class VectorOut(VectorItem, MeteredAnswer):
+    pass
+
+
+class VectorsOut(MeteredAnswer):
+    vectors: list[VectorItem]
+    count: int
+
+
+class IdOut(Answer):
+    id: str
+
+
+class IdsOut(MeteredAnswer):
+    vectors: list[IdOut]
+    namespace: str
+    next_page_token: str | None = None
+
+
+class DeletedOut(MeteredAnswer):
+    matched: int
+    deleted: int
+
+
+def vector_paths(vectors: Sequence[VectorBody]) -> list[str]:
+    """What stands before the fields of each vector in the path of a fault."""
+    return [f"vectors.{index}." for index in range(len(vectors))]
+
+
+def estimate_document_tokens(vectors: Iterable[VectorBody]) -> int:
+    return sum(estimate_tokens(vector.document) for vector in vectors if vector.document)
+
+
+def to_batch_answer(written: Sequence[Written]) -> BatchOut:
+    inserted = sum(one.inserted for one in written)
+    results = [
+        WrittenOut.model_construct(id=one.id, namespace=one.namespace, operation=_operation(one), version=one.version)
+        for one in written
+    ]
+    return BatchOut.model_construct(inserted=inserted, updated=len(written) - inserted, results=results)
+
+
+def to_put_answer(written: Written) -> PutOut:
+    return PutOut(operation=_operation(written), vector_id=written.id, version=written.version)
+
+
+def stored_fields(stored: StoredVector) -> dict[str, Any]:
+    return {
+        "id": stored.id,
+        "namespace": stored.namespace,
+        "version": stored.version,
+        "vector": stored.numbers,
+        "document": stored.document,
+        "metadata": stored.metadata,
+    }
+
+
+def _operation(written: Written) -> Literal["insert", "update"]:
+    return "insert" if written.inserted else "update"
+
+
+def _namespace(namespace: str, settings: Settings) -> Iterator[Violation]:
+    return name_violations({"namespace": namespace}, settings)

@@ -1,0 +1,138 @@
+"""What every business route does before its own parameters are looked at: the key, the URL, then the body as JSON."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Coroutine, Mapping
+from functools import wraps
+from typing import Any, ParamSpec
+from urllib.parse import unquote_to_bytes
+
+from fastapi import Request
+from fastapi.concurrency import run_in_threadpool
+from fastapi.routing import APIRoute
+from pydantic_core import from_json
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from vecmeter.errors import AuthenticationError, InvalidRequestError, Violation
+from vecmeter.ledger.keys import parse_secret
+
+P = ParamSpec("P")
+
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
+
+
+class BusinessRoute(APIRoute):
+    """A route for whoever has a key, of a plain function that blocks on PostgreSQL and DynamoDB.
+
+    A server runs all of it in one thread, from the JSON to the answer, so that neither waiting nor a body of 6 MB keeps
+    other requests waiting. A Lambda environment has one request at a time: there it runs in place, which saves the
+    hop (docs/adr/0004).
+
+    Gives the function ``request.state.credential`` and ``request.state.template``.
+    """
+
+    def __init__(self, path: str, endpoint: Callable[..., Response], **options: Any) -> None:
+        super().__init__(path, _in_place(endpoint), **options)
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+        template = self.path.replace(":path}", "}")
+        takes_parameters = bool(self.dependant.query_params)
+        takes_body = self.body_field is not None
+
+        async def run(request: Request) -> Response:
+            app = request.app
+            request.state.template = app.state.runtime.settings.api_prefix + template
+            # Whoever has no key learns nothing about the rest of the request, and costs nothing.
+            request.state.credential = parse_secret(_presented_secret(request.headers))
+            _refuse_what_is_not_utf8(request)
+            if not takes_parameters and request.query_params:
+                _refuse_parameters(request.query_params)
+            request = _JsonRequest(request.scope, request.receive)
+            if takes_body:
+                await request.body()
+            if app.state.runs_alone:
+                return await handle(request)
+            return await run_in_threadpool(_finish, handle(request))
+
+        return run
+
+
+def _in_place(endpoint: Callable[P, Response]) -> Callable[P, Coroutine[Any, Any, Response]]:
+    """As a coroutine, or FastAPI would run it in a thread of its own."""
+
+    @wraps(endpoint)
+    async def run(*arguments: P.args, **named: P.kwargs) -> Response:
+        return endpoint(*arguments, **named)
+
+    return run
+
+
+def _finish(handling: Coroutine[Any, Any, Response]) -> Response:
+    """Run a coroutine that waits for nothing: the body is read, and what blocks does so in place."""
+    try:
+        handling.send(None)
+    except StopIteration as done:
+        response: Response = done.value
+        return response
+    handling.close()
+    raise RuntimeError("a business route waited for the event loop")
+
+
+class _JsonRequest(Request):
+    async def json(self) -> Any:
+        if not hasattr(self, "_json"):
+            self._json = parse_json(await self.body())
+        return self._json
+
+
+def parse_json(body: bytes) -> Any:
+    """The value a JSON text stands for. NaN and Infinity are let through, so that validation can name their place.
+
+    Raises:
+        HTTPException: 400; the text is not JSON in UTF-8, is nested deeper than 200, or has a number beyond measure.
+    """
+    try:
+        try:
+            return from_json(body)
+        except ValueError:
+            if not _SURROGATE.search(body):
+                raise
+            # Lone surrogates are JSON, yet not Unicode. What is well-formed without them is safe for the standard
+            # library's parser, which lets them through, so that validation can name their place.
+            from_json(_SURROGATE.sub(rb"\\u0020", body))
+            return json.loads(body)
+    except ValueError as error:
+        raise HTTPException(400, f"The body is not JSON: {error}.") from None
+
+
+def _presented_secret(headers: Mapping[str, str]) -> str:
+    scheme, _, secret = headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer" and secret:
+        return secret.strip()
+    api_key = headers.get("api-key")
+    if api_key:
+        return api_key.strip()
+    raise AuthenticationError
+
+
+def _refuse_what_is_not_utf8(request: Request) -> None:
+    """Servers put U+FFFD for what they cannot decode, so that two different ids would become one."""
+    parts = {"path": request.scope.get("raw_path") or b"", "query": request.scope["query_string"]}
+    for name, raw in parts.items():
+        if b"%" not in raw:
+            continue
+        try:
+            unquote_to_bytes(raw).decode()
+        except UnicodeDecodeError:
+            message = "is not UTF-8"
+            raise InvalidRequestError(f"The {name} {message}.", (Violation(name, message),)) from None
+
+
+def _refuse_parameters(given: Mapping[str, str]) -> None:
+    message = "is no parameter of this route"
+    violations = tuple(Violation(name, message) for name in given)
+    raise InvalidRequestError(f"{violations[0].path} {message}.", violations)

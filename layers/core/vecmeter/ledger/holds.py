@@ -1,0 +1,103 @@
+"""Holds: the marks of requests in flight on their key's item.
+
+A mark is one attribute, ``h<request id>``. While it is there a repeated admission changes nothing, and whatever
+became of the request can be accounted from it alone: when it started, what it does and what it reserved. It is kept
+short, because every write of the item is billed by the item's size.
+
+A hold that is released becomes a seal, for a while, when a copy of its admission may still be on its way: an attempt
+that timed out, say. A seal means nothing but that the admission of this request must not be applied again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from vecmeter.ledger.model import Cost, Operation, epoch_ms, from_epoch_ms
+
+_PREFIX = "h"
+_SEAL = "-"
+_DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
+_LETTERS = {
+    Operation.SEARCH: "s",
+    Operation.ADD: "a",
+    Operation.UPSERT: "u",
+    Operation.FETCH: "f",
+    Operation.UPDATE: "m",
+    Operation.DELETE: "d",
+    Operation.COLLECTION: "c",
+    Operation.ADMIN: "x",
+}
+_OPERATIONS = {letter: operation for operation, letter in _LETTERS.items()}
+
+# DynamoDB refuses a request whose signature is older than this, so no copy of one arrives later.
+SEAL_LIFE = timedelta(minutes=15)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HoldMark:
+    """A request in flight. ``started_at`` in whole milliseconds; ``project_id`` None: the key's own project."""
+
+    request_id: str
+    started_at: datetime
+    operation: Operation
+    project_id: str | None
+    reserved: Cost
+
+    @property
+    def attribute(self) -> str:
+        return _PREFIX + self.request_id
+
+    @property
+    def text(self) -> str:
+        cost = self.reserved
+        amounts = ".".join(map(_base36, (epoch_ms(self.started_at), cost.requests, cost.tokens, cost.micro_usd)))
+        return f"{_LETTERS[self.operation]}{amounts}" + (f"|{self.project_id}" if self.project_id else "")
+
+
+def seal(now: datetime) -> str:
+    """What stands in a released hold's place until no copy of its admission can arrive any more."""
+    return _SEAL + _base36(epoch_ms(now + SEAL_LIFE))
+
+
+def dead_holds(item: Mapping[str, Any], now: datetime, life_seconds: int) -> Iterator[HoldMark]:
+    """Holds older than a request may get: their functions died, or are slower than anyone waits for."""
+    latest_start = now - timedelta(seconds=life_seconds)
+    for name, text in item.items():
+        if _is_hold(name, text) and not text.startswith(_SEAL):
+            mark = _parse(name, text)
+            if mark.started_at < latest_start:
+                yield mark
+
+
+def old_seals(item: Mapping[str, Any], now: datetime) -> Iterator[str]:
+    """Attributes of seals that have done their work."""
+    for name, text in item.items():
+        if _is_hold(name, text) and text.startswith(_SEAL) and from_epoch_ms(int(text[1:], 36)) < now:
+            yield name
+
+
+def _is_hold(name: str, value: Any) -> bool:
+    return name.startswith(_PREFIX) and isinstance(value, str)
+
+
+def _parse(name: str, text: str) -> HoldMark:
+    amounts, _, project_id = text.partition("|")
+    started, requests, tokens, micro_usd = (int(digits, 36) for digits in amounts[1:].split("."))
+    return HoldMark(
+        request_id=name[len(_PREFIX) :],
+        started_at=from_epoch_ms(started),
+        operation=_OPERATIONS[amounts[0]],
+        project_id=project_id or None,
+        reserved=Cost(requests=requests, tokens=tokens, micro_usd=micro_usd),
+    )
+
+
+def _base36(number: int) -> str:
+    digits: list[str] = []
+    while number or not digits:
+        number, digit = divmod(number, 36)
+        digits.append(_DIGITS[digit])
+    return "".join(reversed(digits))
