@@ -1,1 +1,7 @@
-pytest_plugins = ["tests.fixtures.services", "tests.fixtures.api", "tests.fixtures.ledger"]
+pytest_plugins = [
+    "tests.fixtures.services",
+    "tests.fixtures.api",
+    "tests.fixtures.ledger",
+    "tests.fixtures.vectors",
+    "tests.fixtures.artifacts",
+]

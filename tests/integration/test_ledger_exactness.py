@@ -12,8 +12,8 @@ from tests.fixtures.ledger import ADMISSION, RECORD, SETTLEMENT, Instance, Manua
 from vecmeter.errors import LedgerUnavailableError, LimitExceededError
 from vecmeter.ledger.holds import SEAL_LIFE
 from vecmeter.ledger.keys import CreatedKey
-from vecmeter.ledger.metering import Outcome
-from vecmeter.ledger.model import Operation
+from vecmeter.ledger.metering import Hold, Outcome
+from vecmeter.ledger.model import Cost, Operation
 
 CALLS = (ADMISSION, RECORD, SETTLEMENT)
 
@@ -138,6 +138,54 @@ class TestLostAnswers:
         assert instance.request(key, tokens=500)
         assert_exact(instance, key, success=2)
 
+    def test_a_refused_admission_that_arrives_when_there_is_room_again_is_not_counted(
+        self, instance: Instance, another: Instance, faults: FaultyClient
+    ) -> None:
+        key = instance.create_key(daily_tokens=100)
+        instance.request(key)
+        hold = None
+
+        def choose(_: str) -> Fault | None:
+            nonlocal hold
+            if hold is not None:
+                return None
+            faults.recover()
+            hold = another.admit(key, tokens=100)
+            return Fault.TIMED_OUT
+
+        faults.choose = choose
+        with pytest.raises(LimitExceededError):
+            instance.admit(key, tokens=50)
+        assert hold is not None
+        hold.__exit__(None, None, None)
+        assert faults.deliver() == 0
+        assert_exact(instance, key, success=1, failure=1, quota_exceeded=1)
+
+    def test_a_refused_admission_that_arrives_before_it_is_sealed_is_released(
+        self, instance: Instance, another: Instance, faults: FaultyClient
+    ) -> None:
+        key = instance.create_key(daily_tokens=100)
+        instance.request(key)
+        holds: list[Hold] = []
+        # The admission, of which the other instance takes all the room (a read and a write); its second try; the seal.
+        calls = iter(["admission", "read", "write", "second try", "seal"])
+
+        def choose(_: str) -> Fault | None:
+            call = next(calls, None)
+            if call == "admission":
+                holds.append(another.admit(key, tokens=100))
+                return Fault.TIMED_OUT
+            if call == "seal":
+                holds[0].__exit__(None, None, None)
+                assert faults.deliver() == 1
+            return None
+
+        faults.choose = choose
+        with pytest.raises(LimitExceededError):
+            instance.admit(key, tokens=50)
+        faults.recover()
+        assert_exact(instance, key, success=1, failure=1, quota_exceeded=1)
+
     def test_an_admission_without_an_answer_is_accounted_as_unknown_or_not_at_all(
         self, instance: Instance, key: CreatedKey, faults: FaultyClient, clock: ManualClock
     ) -> None:
@@ -183,14 +231,8 @@ class TestSettling:
     def test_vectors_written_are_billed_as_they_turned_out(self, instance: Instance, key: CreatedKey) -> None:
         before = instance.used(key)["micro_usd"]
         reserved = instance.ledger.price(Operation.UPSERT, vectors=100)
-        demand = instance.demand(key, operation=Operation.UPSERT)
-        demand = type(demand)(
-            **{
-                **{name: getattr(demand, name) for name in demand.__dataclass_fields__},
-                "cost": type(demand.cost)(vectors=100, micro_usd=reserved),
-            }
-        )
-        with instance.ledger.admit(demand) as hold:
+        cost = Cost(vectors=100, micro_usd=reserved)
+        with instance.admit(key, operation=Operation.UPSERT, cost=cost) as hold:
             assert instance.used(key)["micro_usd"] == before + reserved
             hold.settle(Outcome(vectors=40))
         assert instance.used(key)["micro_usd"] == before + instance.ledger.price(Operation.UPSERT, vectors=40)

@@ -24,8 +24,7 @@ from admin_function.schemas import (
     key_fields,
     project_out,
 )
-from vecmeter.errors import Violation
-from vecmeter.http.checks import raise_if_any
+from vecmeter.http.checks import invalid
 from vecmeter.http.dependencies import Call, CallDependency
 from vecmeter.http.fields import ApiKeyPath, ProjectPath
 from vecmeter.http.paging import decode_page_token, page, require_prefix
@@ -123,6 +122,6 @@ def _check_new_key(body: KeyBody, caller: ApiKey, call: Call) -> None:
     if body.project_id is not None:
         project = visible_project(call.runtime.keys, caller, body.project_id)
         if project.user_id != body.user_id:
-            raise_if_any([Violation("user_id", f"is not the user of project {body.project_id!r}")])
+            raise invalid("user_id", f"is not the user of project {body.project_id!r}")
     if body.expires_at is not None and body.expires_at <= call.runtime.clock():
-        raise_if_any([Violation("expires_at", "lies in the past")])
+        raise invalid("expires_at", "lies in the past")

@@ -8,14 +8,13 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from vecmeter.embedding.registry import NONE, EmbedderChoice, choose_embedder
-from vecmeter.errors import InvalidRequestError, Violation
-from vecmeter.http.checks import raise_if_any
+from vecmeter.errors import InvalidRequestError
+from vecmeter.http.checks import invalid, raise_if_any
 from vecmeter.http.fields import Answer, Body, MeteredAnswer, Name, Text, examples
 from vecmeter.settings import Settings
+from vecmeter.vectors.checks import check_index
 from vecmeter.vectors.collections import CollectionSize
 from vecmeter.vectors.model import Collection, EmbedderDefinition, IndexDefinition, IndexType, Metric, Storage
-
-MAX_HNSW_DIMENSION = {Storage.FLOAT: 2000, Storage.HALF: 4000}
 
 
 class IndexBody(Body):
@@ -54,11 +53,10 @@ class CollectionBody(Body):
             embedder = EmbedderDefinition(provider=choice.provider, model=choice.model)
             return choice.dimension, self._index(choice.dimension), embedder
         if self.dimension is None:
-            raise_if_any([Violation("dimension", "must be given, for no embedder says it")])
-        dimension = self.dimension or 0
-        if dimension > settings.max_dimension:
-            raise_if_any([Violation("dimension", f"is {dimension}; at most {settings.max_dimension} is allowed")])
-        return dimension, self._index(dimension), None
+            raise invalid("dimension", "must be given, for no embedder says it")
+        if self.dimension > settings.max_dimension:
+            raise invalid("dimension", f"is {self.dimension}; at most {settings.max_dimension} is allowed")
+        return self.dimension, self._index(self.dimension), None
 
     def _choose_embedder(self, settings: Settings) -> EmbedderChoice | None:
         """The embedder asked for, or the deployment's default where it can make vectors of the dimension."""
@@ -76,16 +74,13 @@ class CollectionBody(Body):
     def _index(self, dimension: int) -> IndexDefinition:
         wanted = self.index or IndexBody()
         storage = Storage(wanted.storage) if wanted.storage else _default_storage(Metric(self.metric))
-        limit = MAX_HNSW_DIMENSION[storage]
-        index_type = IndexType(wanted.type)
-        if index_type is IndexType.HNSW and dimension > limit:
-            if self.index is not None:
-                message = (
-                    f"hnsw with storage {storage.value} takes at most {limit} dimensions, not {dimension}; use none"
-                )
-                raise_if_any([Violation("index.type", message)])
-            index_type = IndexType.NONE
-        return IndexDefinition(type=index_type, m=wanted.m, ef_construction=wanted.ef_construction, storage=storage)
+        # Nobody asked for an index that this dimension cannot have: the collection goes without.
+        fits = dimension <= storage.max_indexed_dimension
+        index_type = IndexType(wanted.type) if self.index is not None or fits else IndexType.NONE
+        index = IndexDefinition(type=index_type, m=wanted.m, ef_construction=wanted.ef_construction, storage=storage)
+        if violation := check_index(dimension, index):
+            raise_if_any([violation])
+        return index
 
 
 class IndexOut(Answer):

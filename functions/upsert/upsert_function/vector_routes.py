@@ -33,7 +33,7 @@ from upsert_function.vector_schemas import (
     vector_paths,
 )
 from vecmeter.errors import VectorNotFoundError, Violation
-from vecmeter.http.checks import name_violations, raise_if_any
+from vecmeter.http.checks import invalid, name_violations, raise_if_any
 from vecmeter.http.dependencies import Call, CallDependency
 from vecmeter.http.embedding import embed_documents
 from vecmeter.http.fields import CollectionPath, ProjectPath, VectorPath
@@ -252,7 +252,7 @@ def _prepare(
 
 def _one_namespace(in_query: str | None, in_body: str | None) -> str:
     if in_query is not None and in_body is not None and in_query != in_body:
-        raise_if_any([Violation("namespace", "differs from the namespace of the query string")])
+        raise invalid("namespace", "differs from the namespace of the query string")
     return in_query or in_body or ""
 
 

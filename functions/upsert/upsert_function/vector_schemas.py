@@ -113,7 +113,7 @@ class DeleteBody(Body):
 
     ids: Ids | None = None
     filter: OptionalFilter = None
-    all: Annotated[Literal[True] | None, Field(description="Every vector of the namespace.")] = None
+    all: Annotated[bool | None, Field(description="true: every vector of the namespace.")] = None
     namespace: Namespace = ""
     dry_run: Annotated[bool, Field(description="Only count.")] = False
 
@@ -126,6 +126,8 @@ class DeleteBody(Body):
         if len(given) != 1:
             message = f"exactly one of ids, filter and all must be given, not {' and '.join(given) or 'none'}"
             yield Violation("ids", message)
+        if self.all is False:
+            yield Violation("all", "must be true where it is given")
         if self.filter is not None and not self.filter:
             yield Violation("filter", "is empty, which would match everything: say all instead")
         yield from filter_violations(self.filter)

@@ -6,20 +6,26 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from vecmeter.errors import SettingsError
 
-Parser = Callable[[str], Any]
+
+@dataclass(frozen=True, slots=True)
+class Parser:
+    """``accepts`` says in the documentation what ``parse`` takes; that raises ValueError for the rest."""
+
+    accepts: str
+    parse: Callable[[str], Any]
 
 
-def _text(raw: str) -> str:
-    return raw
+_TEXT = Parser("text", str)
 
 
-def _boolean(raw: str) -> bool:
+def _parse_boolean(raw: str) -> bool:
     values = {
         "true": True,
         "1": True,
@@ -36,6 +42,9 @@ def _boolean(raw: str) -> bool:
         raise ValueError("must be true or false") from None
 
 
+_BOOLEAN = Parser("true or false", _parse_boolean)
+
+
 def _integer(minimum: int, maximum: int) -> Parser:
     def parse(raw: str) -> int:
         try:
@@ -46,7 +55,7 @@ def _integer(minimum: int, maximum: int) -> Parser:
             raise ValueError(f"must lie between {minimum} and {maximum}")
         return value
 
-    return parse
+    return Parser(f"{minimum} to {maximum}", parse)
 
 
 def _one_of(*choices: str) -> Parser:
@@ -55,30 +64,42 @@ def _one_of(*choices: str) -> Parser:
             raise ValueError(f"must be one of {', '.join(choices)}")
         return raw
 
-    return parse
+    return Parser(", ".join(choices), parse)
 
 
-def _path_prefix(raw: str) -> str:
-    if raw and (not raw.startswith("/") or raw.endswith("/")):
-        raise ValueError("must be empty or start with '/' and not end with one")
+def _parse_path_prefix(raw: str) -> str:
+    if re.fullmatch(r"(/[A-Za-z0-9._~-]+)*", raw) is None:
+        raise ValueError("must be empty or a path like /v1, without a slash at its end")
     return raw
 
 
-def _setting(default: str | None, help: str, parse: Parser = _text) -> Any:
+_PATH_PREFIX = Parser("empty, or a path like /v1", _parse_path_prefix)
+
+
+def _setting(default: str | None, help: str, parser: Parser = _TEXT, *, example: str | None = None) -> Any:
     """A field read from the variable of its name in capitals; ``default`` None means it must be set."""
-    return field(metadata={"default": default, "help": help, "parse": parse})
+    return field(metadata={"default": default, "help": help, "parser": parser, "example": example})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     # where things are
-    database_url: str = _setting("", "PostgreSQL DSN; or leave empty and set DATABASE_SECRET_ARN")
+    database_url: str = _setting(
+        "",
+        "PostgreSQL DSN; or leave empty and set DATABASE_SECRET_ARN",
+        example="postgresql://vecmeter:secret@localhost/vecmeter",
+    )
     database_secret_arn: str = _setting("", "Secrets Manager secret with host, port, dbname, username, password")
-    table_name: str = _setting(None, "DynamoDB table of the ledger")
+    table_name: str = _setting(None, "DynamoDB table of the ledger", example="vecmeter")
 
     # HTTP
-    api_prefix: str = _setting("/v1", "prefix of the business routes", _path_prefix)
+    api_prefix: str = _setting("/v1", "prefix of the business routes", _PATH_PREFIX)
     max_body_bytes: int = _setting(str(6 * 1024 * 1024), "largest request body", _integer(1024, 10 * 1024 * 1024))
+    max_response_bytes: int = _setting(
+        str(5 * 1024 * 1024),
+        "largest answer of a search or fetch; Lambda ends at 6 MB",
+        _integer(1024, 100 * 1024 * 1024),
+    )
 
     # request limits
     max_top_k: int = _setting("1000", "most matches one search may ask for", _integer(1, 10_000))
@@ -98,7 +119,7 @@ class Settings:
         "live", "the <env> part of new keys, vm_<env>_...", _one_of("live", "test", "local")
     )
     usage_tracking_enabled: bool = _setting(
-        "true", "false turns counting and limits off; authentication stays", _boolean
+        "true", "false turns counting and limits off; authentication stays", _BOOLEAN
     )
     default_daily_requests: int = _setting("10000", "requests per day of a key without a policy", _integer(0, 10**15))
     default_monthly_requests: int = _setting(
@@ -143,7 +164,7 @@ class Settings:
     # observability
     log_level: str = _setting("INFO", "least level logged", _one_of("DEBUG", "INFO", "WARNING", "ERROR"))
     log_format: str = _setting("json", "json for CloudWatch, text for a terminal", _one_of("json", "text"))
-    metrics_enabled: bool = _setting("true", "write EMF metrics to standard output", _boolean)
+    metrics_enabled: bool = _setting("true", "write EMF metrics to standard output", _BOOLEAN)
     metrics_namespace: str = _setting("Vecmeter", "CloudWatch namespace of the metrics")
 
     @classmethod
@@ -155,16 +176,16 @@ class Settings:
         """
         values: dict[str, Any] = {}
         mistakes: list[str] = []
-        for name, default, parse in (
-            (f.name, f.metadata["default"], f.metadata["parse"]) for f in dataclasses.fields(cls)
-        ):
+        for setting in dataclasses.fields(cls):
+            name, parser = setting.name, setting.metadata["parser"]
             variable = name.upper()
+            default = setting.metadata["default"]
             raw = environment.get(variable, default)
-            if raw is None:
+            if raw is None or (default is None and not raw):
                 mistakes.append(f"{variable} is not set")
                 continue
             try:
-                values[name] = parse(raw)
+                values[name] = parser.parse(raw)
             except ValueError as error:
                 mistakes.append(f"{variable}={raw!r} {error}")
         if not values.get("database_url") and not values.get("database_secret_arn"):

@@ -16,11 +16,10 @@ from vecmeter.errors import VecmeterError, Violation
 from vecmeter.http.edge import RequestEdge
 from vecmeter.http.health import health
 from vecmeter.http.openapi import describe
-from vecmeter.http.problems import problem, problem_of
+from vecmeter.http.problems import http_problem, problem, problem_of
 from vecmeter.runtime import Runtime
 from vecmeter.telemetry import EmfMetrics
 
-_HTTP_CODES = {400: "not_json", 404: "route_not_found", 405: "method_not_allowed", 413: "payload_too_large"}
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
 
@@ -57,7 +56,7 @@ async def _on_invalid_request(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     details = error.errors()
     if request.state.body_bytes == 0 and any(detail["loc"] == ("body",) for detail in details):
-        return _simple_problem(request, 400, "The body is empty, and this route wants JSON.")
+        return http_problem(400, request.state.request_id, "The body is empty, and this route wants JSON.")
     violations = [Violation(_path(detail["loc"]), _message(detail)) for detail in details]
     return problem(
         status=422,
@@ -74,7 +73,8 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
     headers = dict(error.headers or {})
     if error.status_code == 405:
         headers["Allow"] = ", ".join(_allowed_methods(request))
-    return _simple_problem(request, error.status_code, str(error.detail), headers)
+    detail = str(error.detail) if error.status_code == 400 else None
+    return http_problem(error.status_code, request.state.request_id, detail, headers)
 
 
 def _allowed_methods(request: Request) -> list[str]:
@@ -84,18 +84,6 @@ def _allowed_methods(request: Request) -> list[str]:
         for method in _METHODS
         if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in request.app.routes)
     ]
-
-
-def _simple_problem(request: Request, status: int, detail: str, headers: dict[str, str] | None = None) -> Response:
-    titles = {400: "The body is not JSON", 413: "The request is too large"}
-    return problem(
-        status=status,
-        code=_HTTP_CODES.get(status, "http_error"),
-        title=titles.get(status, detail),
-        detail=detail,
-        request_id=request.state.request_id,
-        headers=headers,
-    )
 
 
 def _summary(violations: Sequence[Violation]) -> str:

@@ -22,6 +22,11 @@ def raise_if_any(violations: Sequence[Violation]) -> None:
         raise InvalidRequestError(f"{first.path}: {first.message}.{more}", tuple(violations))
 
 
+def invalid(path: str, message: str) -> InvalidRequestError:
+    """The error for a request with this one fault."""
+    return InvalidRequestError(f"{path}: {message}.", (Violation(path, message),))
+
+
 def check_count(field: str, count: int, settings: Settings) -> None:
     """Raises PayloadTooLargeError for more vectors or ids than one request may have."""
     if count > settings.max_batch_vectors:

@@ -9,7 +9,7 @@ from fastapi import Depends, Request
 from pydantic import BaseModel
 from starlette.responses import Response
 
-from vecmeter.errors import MissingRoleError
+from vecmeter.errors import MissingRoleError, PayloadTooLargeError
 from vecmeter.http.fields import MeteredAnswer, Usage
 from vecmeter.http.rate_limit_headers import rate_limit_headers
 from vecmeter.ledger.admission import Admission, Demand
@@ -81,8 +81,13 @@ class Call:
         namespace: str | None = None,
         had_filter: bool = False,
     ) -> Response:
-        """Settle the request with what it turned out to have done, and render its answer."""
-        self._request.state.committed = self._request.method != "GET" and hold.admission.demand.role is not Role.SEARCH
+        """Settle the request with what it turned out to have done, and render its answer.
+
+        Raises:
+            PayloadTooLargeError: the answer to a read is beyond the limit; the read is then not billed.
+        """
+        reads = self._request.method == "GET" or hold.admission.demand.role is Role.SEARCH
+        self._request.state.committed = not reads
         cost = hold.cost(vectors)
         if isinstance(answer, MeteredAnswer):
             answer.usage = Usage(
@@ -92,6 +97,10 @@ class Call:
                 cost_usd=cost.micro_usd / 1_000_000,
             )
         response = render(answer, status, rate_limit_headers(hold.limits, self.runtime.clock()))
+        limit = self.runtime.settings.max_response_bytes
+        if reads and len(response.body) > limit:
+            message = f"The answer would be {len(response.body)} bytes long; at most {limit} are sent: ask for less."
+            raise PayloadTooLargeError(message)
         outcome = Outcome(
             vectors=vectors,
             collection=collection,

@@ -8,9 +8,9 @@ import secrets
 import time
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from vecmeter.errors import PayloadTooLargeError
 from vecmeter.http.problems import problem
 from vecmeter.telemetry import EmfMetrics, request_scope
 
@@ -74,7 +74,7 @@ class RequestEdge:
 
     def _counted(self, scope: Scope, receive: Receive) -> Receive:
         announced = Headers(scope=scope).get("content-length", "0")
-        too_large = HTTPException(413, f"The body is longer than {self._max_body_bytes} bytes.")
+        too_large = PayloadTooLargeError(f"The body is longer than {self._max_body_bytes} bytes.")
 
         async def counted() -> Message:
             if _number(announced) > self._max_body_bytes:

@@ -60,8 +60,6 @@ class Parameters(BaseModel):
 class Answer(BaseModel):
     """A response body."""
 
-    model_config = ConfigDict(extra="forbid")
-
 
 class Usage(Answer):
     """What this request took: requests, text tokens, vectors written, deleted or returned, and its price."""
@@ -104,6 +102,7 @@ class Problem(Answer):
     errors: list[ProblemError] | None = None
     violated_policies: list[ProblemPolicy] | None = None
     checks: dict[str, str] | None = None
+    committed: bool | None = None
 
 
 def _parse_numbers(value: Any) -> array[float]:

@@ -29,7 +29,7 @@ _PROBLEMS = {
     "403": ("RoleMissing", "The key lacks the role."),
     "404": ("NotFound", "Missing, or not yours: the answer is the same."),
     "409": ("Conflict", "It exists already."),
-    "413": ("TooLarge", "The body is too large, or a list in it too long."),
+    "413": ("TooLarge", "The body is too large, a list in it too long, or the answer would be too large."),
     "422": ("Invalid", "The request does not validate; `errors` names every offending path."),
     "429": ("LimitReached", "A limit says no; `violated_policies` says which."),
     "500": ("Internal", "A fault of the service."),
@@ -76,7 +76,7 @@ def _complete(document: dict[str, Any], settings: Settings) -> None:
     components["headers"] = dict(_HEADERS)
     components["responses"] = {name: _problem(status, text) for status, (name, text) in _PROBLEMS.items()}
     for path, operation in _operations(document):
-        _complete_operation(operation, is_business=path.startswith(f"{settings.api_prefix}/"))
+        _complete_operation(operation, is_business=not path.startswith("/health"))
     for (schema, field), limit in _limits(settings).items():
         if schema in schemas:
             _variant(schemas[schema]["properties"][field]).update(limit)
@@ -100,9 +100,9 @@ def _complete_operation(operation: dict[str, Any], *, is_business: bool) -> None
     operation["security"] = [{name: []} for name in _SECURITY_SCHEMES]
     statuses = {*_ALWAYS, *(status for status in answers if status >= "400")}
     if "requestBody" in operation:
-        statuses |= {"400", "413"}
+        statuses.add("400")
     if "own usage" not in operation["tags"]:
-        statuses |= {"403", "404", "429"}
+        statuses |= {"403", "404", "413", "429"}
     answers.update({status: _reference(status) for status in sorted(statuses)})
 
 

@@ -8,7 +8,8 @@ import re
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from vecmeter.errors import InvalidRequestError, Violation
+from vecmeter.errors import InvalidRequestError
+from vecmeter.http.checks import invalid
 
 T = TypeVar("T")
 
@@ -48,5 +49,4 @@ def require_prefix(position: str, prefix: str) -> None:
 
 
 def _not_ours() -> InvalidRequestError:
-    message = "is not a token this list gave"
-    return InvalidRequestError(f"page_token {message}.", (Violation("page_token", message),))
+    return invalid("page_token", "is not a token this list gave")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from http import HTTPStatus
 from itertools import islice
 from typing import Any
 
@@ -36,8 +37,18 @@ STATUSES: Mapping[type[VecmeterError], int] = {
 }
 
 
-def status_of(error: VecmeterError) -> int:
-    return next(STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES)
+# Problems that are no error of ours: what the edge itself answers, by status and code.
+HTTP_PROBLEMS: Mapping[tuple[int, str], str] = {
+    (400, "not_json"): "The body is not JSON",
+    (404, "route_not_found"): "There is no such route",
+    (405, "method_not_allowed"): "The route does not take this method",
+    (500, "internal"): "Internal error",
+    (503, "not_ready"): "Not ready",
+}
+
+
+def status_of(kind: type[VecmeterError]) -> int:
+    return next(STATUSES[parent] for parent in kind.__mro__ if parent in STATUSES)
 
 
 def problem(
@@ -69,6 +80,19 @@ def problem(
     return Response(content, status_code=status, headers=dict(headers or {}), media_type=MEDIA_TYPE)
 
 
+def http_problem(
+    status: int, request_id: str, detail: str | None = None, headers: Mapping[str, str] | None = None
+) -> Response:
+    """The problem response of an HTTP error that is none of ours."""
+    code, title = next(
+        ((code, title) for (known, code), title in HTTP_PROBLEMS.items() if known == status),
+        ("http_error", HTTPStatus(status).phrase),
+    )
+    return problem(
+        status=status, code=code, title=title, detail=detail or f"{title}.", request_id=request_id, headers=headers
+    )
+
+
 def problem_of(
     error: VecmeterError,
     request_id: str,
@@ -83,7 +107,7 @@ def problem_of(
         limits: as they stand, where the request was admitted before it failed.
         committed: the work was done before the failure.
     """
-    status = status_of(error)
+    status = status_of(type(error))
     extra: dict[str, Any] = {"committed": True} if committed and status >= 500 else {}
     headers = rate_limit_headers(limits, now)
     violations: tuple[Violation, ...] = ()

@@ -16,7 +16,8 @@ from pydantic_core import from_json
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from vecmeter.errors import AuthenticationError, InvalidRequestError, Violation
+from vecmeter.errors import AuthenticationError, Violation
+from vecmeter.http.checks import invalid, raise_if_any
 from vecmeter.ledger.keys import parse_secret
 
 P = ParamSpec("P")
@@ -49,8 +50,8 @@ class BusinessRoute(APIRoute):
             # Whoever has no key learns nothing about the rest of the request, and costs nothing.
             request.state.credential = parse_secret(_presented_secret(request.headers))
             _refuse_what_is_not_utf8(request)
-            if not takes_parameters and request.query_params:
-                _refuse_parameters(request.query_params)
+            if not takes_parameters:
+                raise_if_any([Violation(name, "is no parameter of this route") for name in request.query_params])
             request = _JsonRequest(request.scope, request.receive)
             if takes_body:
                 await request.body()
@@ -128,11 +129,4 @@ def _refuse_what_is_not_utf8(request: Request) -> None:
         try:
             unquote_to_bytes(raw).decode()
         except UnicodeDecodeError:
-            message = "is not UTF-8"
-            raise InvalidRequestError(f"The {name} {message}.", (Violation(name, message),)) from None
-
-
-def _refuse_parameters(given: Mapping[str, str]) -> None:
-    message = "is no parameter of this route"
-    violations = tuple(Violation(name, message) for name in given)
-    raise InvalidRequestError(f"{violations[0].path} {message}.", violations)
+            raise invalid(name, "is not UTF-8") from None

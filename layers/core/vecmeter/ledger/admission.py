@@ -9,6 +9,7 @@ Conditions cannot add, so each quota is compared with its head-room, limit minus
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
@@ -40,6 +41,7 @@ SETTLE_ATTEMPTS = 3
 STALE_VIEWS = 8
 REMEMBERED_KEYS = 10_000
 _IN_FLIGHT = "n"
+_logger = logging.getLogger("vecmeter.ledger")
 
 _REFUSALS = (
     AuthenticationError,
@@ -120,10 +122,12 @@ class Admissions:
                 self._authorize(key, demand, now)
                 self._check_room(key, view, demand, now)
             except _REFUSALS:
-                if fresh:
-                    raise
-                view = None  # a no from memory is read again before it is believed
-                continue
+                if not fresh:
+                    view = None  # a no from memory is read again before it is believed
+                    continue
+                if repeated:
+                    self._withdraw(api_key_id, _mark(demand, key, now))
+                raise
             try:
                 view, tries = self._count(key, view, demand, now)
             except ConditionFailed as failure:
@@ -149,6 +153,11 @@ class Admissions:
         key = key_from_item(self._read(demand.credential.api_key_id))
         self._authorize(key, demand, now)
         return Admission(demand=demand, key=key, started_at=now, limits=())
+
+    def dead(self, api_key_id: str) -> tuple[ApiKey, tuple[HoldMark, ...]]:
+        """A key and its holds that are older than a request gets, read now. Raises ApiKeyNotFoundError."""
+        key, item = self._keys.get_with_counters(api_key_id)
+        return key, tuple(dead_holds(item, self._now(), self._settings.hold_seconds))
 
     def settle(self, api_key_id: str, mark: HoldMark, actual: Cost, *, repeated: bool) -> None:
         """Release a hold and correct the counters, in the windows in which it was counted; idempotent.
@@ -183,6 +192,23 @@ class Admissions:
         except ConditionFailed as already_settled:
             item = already_settled.item
         self._remember(api_key_id, item)
+
+    def _withdraw(self, api_key_id: str, mark: HoldMark) -> None:
+        """Refused, but an earlier try may still arrive and find room: seal the request, or release what came of it."""
+        try:
+            try:
+                self._table.update(
+                    *key_address(api_key_id),
+                    update="SET #hold = :seal",
+                    condition="attribute_exists(pk) AND attribute_not_exists(#hold)",
+                    names={"#hold": mark.attribute},
+                    values={":seal": seal(self._now())},
+                    attempts=SETTLE_ATTEMPTS,
+                )
+            except ConditionFailed:
+                self.settle(api_key_id, mark, Cost(requests=0), repeated=True)
+        except LedgerUnavailableError:
+            _logger.warning("refused request not sealed")
 
     def _read(self, api_key_id: str) -> Item:
         item = self._table.get(*key_address(api_key_id))

@@ -8,8 +8,10 @@ the same two steps, with ``unknown`` as the record of a request that left none.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Self
@@ -66,9 +68,7 @@ class Ledger:
         except LimitExceededError:
             self._record_refusal(demand)
             raise
-        for mark in admission.dead_holds[:BURIED_AT_ONCE]:
-            if not self._account(self._unknown(admission.key, mark), mark, repeated=True):
-                break
+        self._bury(admission.key, admission.dead_holds[:BURIED_AT_ONCE])
         return Hold(self, admission, self._prices, started)
 
     def authorize(self, demand: Demand) -> Admission:
@@ -86,6 +86,16 @@ class Ledger:
         if not self._tracking:
             return True
         return self._account(record, admission.mark, repeated=admission.repeated)
+
+    def bury(self, api_key_id: str) -> int:
+        """Account for the requests of a key that never settled; returns how many. For keys that are used no more."""
+        key, marks = self._admissions.dead(api_key_id)
+        return self._bury(key, marks)
+
+    def _bury(self, key: ApiKey, marks: Sequence[HoldMark]) -> int:
+        """Until the ledger fails: what is left is found again."""
+        done = itertools.takewhile(lambda mark: self._account(self._unknown(key, mark), mark, repeated=True), marks)
+        return sum(1 for _ in done)
 
     def _account(self, record: UsageRecord, mark: HoldMark, *, repeated: bool) -> bool:
         """The record first: a hold without a record is found and accounted again, a record lost would be lost."""

@@ -36,9 +36,9 @@ _INSERT: LiteralString = """
     ), embedded AS (
         INSERT INTO {vectors} AS v (record_id, namespace, embedding)
         SELECT w.record_id, w.namespace, i.embedding FROM written w JOIN input i USING (namespace, id)
-        -- An unchanged vector is left alone: rewriting it would write the HNSW index again.
+        -- An unchanged vector is left alone: rewriting it would write the HNSW index again. Compared by bits: -0.0 is 0.0.
         ON CONFLICT (record_id) DO UPDATE SET embedding = excluded.embedding
-        WHERE v.embedding <> excluded.embedding
+        WHERE vector_send(v.embedding) <> vector_send(excluded.embedding)
     ), [receipt]
     SELECT answer FROM receipt
 """.replace(
@@ -229,15 +229,20 @@ def _written(vector: Vector, version: int) -> Written:
     return Written(id=vector.id, namespace=vector.namespace, version=version, inserted=version == 1)
 
 
+def parse_numbers(text: str) -> list[float]:
+    """A vector as pgvector writes it: a JSON list, each number in the fewest digits that give the same float32."""
+    numbers: list[float] = json.loads(text, parse_int=float)  # "-0" as an integer would lose its sign
+    return numbers
+
+
 def _stored(
     id: str, namespace: str, version: int, document: str | None, metadata: dict[str, Any], numbers: str
 ) -> StoredVector:
-    # pgvector writes a vector as a JSON list, each number in the fewest digits that give the same float32.
     return StoredVector(
         id=id,
         namespace=namespace,
         version=version,
         document=document,
         metadata=metadata,
-        numbers=json.loads(numbers),
+        numbers=parse_numbers(numbers),
     )

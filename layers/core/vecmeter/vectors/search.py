@@ -15,7 +15,6 @@ ordered by, what stands in a CASE or a sub-select is no condition an index could
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from vecmeter.errors import VectorNotFoundError
 from vecmeter.vectors.connection import Connection, Database, pack_vector
 from vecmeter.vectors.filters import CompiledFilter, compile_filter
 from vecmeter.vectors.model import Collection, Match, Metric, Plan, Query, SearchResult, Storage
+from vecmeter.vectors.records import parse_numbers
 from vecmeter.vectors.tables import indexed_expression, statement
 
 # How long an instance believes that a namespace has more vectors than the exact threshold, or not.
@@ -257,5 +257,5 @@ def _match(metric: Metric, namespace: str, row: tuple[Any, ...]) -> Match:
         distance=distance,
         metadata=metadata,
         document=document,
-        numbers=json.loads(numbers) if numbers is not None else None,
+        numbers=parse_numbers(numbers) if numbers is not None else None,
     )

@@ -1,0 +1,182 @@
+"""503 and 500: what a caller sees when a part is away or something is wrong with the service itself."""
+
+from __future__ import annotations
+
+import json
+import logging
+import socket
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from tests.fixtures.api import ROUTES, Api, Route, World, make_world, open_api, problem, settings_for
+from vecmeter.ledger.model import Role
+
+USES_DATABASE = [route for route in ROUTES if route.role in (Role.SEARCH, Role.WRITE) or route.system_only]
+
+
+@pytest.fixture(scope="module")
+def nowhere() -> Iterator[int]:
+    """A port nobody answers at, and nobody else gets."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()[1]
+
+
+@contextmanager
+def database_away(database_url: str) -> Iterator[None]:
+    """The database takes no connections and has ended those there were."""
+    name = sql.Identifier(psycopg.conninfo.conninfo_to_dict(database_url)["dbname"])
+    administration = psycopg.conninfo.make_conninfo(database_url, dbname="postgres")
+    with psycopg.connect(administration, autocommit=True) as connection:
+        connection.execute(sql.SQL("ALTER DATABASE {} WITH ALLOW_CONNECTIONS false").format(name))
+        connection.execute(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = %s AND pid <> pg_backend_pid()",
+            [psycopg.conninfo.conninfo_to_dict(database_url)["dbname"]],
+        )
+        try:
+            yield
+        finally:
+            connection.execute(sql.SQL("ALTER DATABASE {} WITH ALLOW_CONNECTIONS true").format(name))
+
+
+@pytest.mark.parametrize("pool_size", [1, 4])
+def test_without_postgresql_every_route_that_needs_it_is_503_and_is_fine_again_after(
+    database_url: str, table_name: str, pool_size: int
+) -> None:
+    settings = settings_for(database_url, table_name, database_pool_size=pool_size, database_connect_timeout_seconds=1)
+    with open_api(settings) as api:
+        world = make_world(api)
+        contents, used = world.tenant.contents(), api.used(world.tenant.key)
+        with database_away(database_url):
+            for route in USES_DATABASE if pool_size == 1 else USES_DATABASE[:2]:
+                answer = world.call(route, world.key_for(route))
+                if route.operation in ("maintenance_stats", "run_maintenance"):
+                    assert (answer.status_code, answer.json()["status"]) == (200, "error")  # the outcome of a task
+                    continue
+                body = problem(answer, 503, "database_unavailable")
+                assert answer.headers["retry-after"].isdigit()
+                assert "committed" not in body
+                assert not leaked(answer.text, database_url)
+            answer = problem(api.call("GET", "/health/ready"), 503, "not_ready")
+            assert (answer["checks"]["ledger"], "postgresql" in answer["detail"]) == ("ok", True)
+            assert api.call("GET", "/health").json()["status"] == "ok"
+            # What needs no database goes on.
+            assert api.call("GET", "/admin/keys", world.admin).status_code == 200
+        assert world.tenant.contents() == contents
+        after = api.used(world.tenant.key)
+        assert (after["tokens"], after["micro_usd"]) == (used["tokens"], used["micro_usd"])
+        assert api.call("GET", "/health/ready").status_code == 200
+        assert world.tenant.call("POST", "/c/search", json={"vector": [1, 2, 3]}).status_code == 200
+
+
+def leaked(text: str, database_url: str) -> bool:
+    """Whether an answer shows what is nobody's business."""
+    host = psycopg.conninfo.conninfo_to_dict(database_url)["host"]
+    return any(word in text for word in (str(host), "psycopg", "SELECT", "Traceback", "vecmeter.records", "boto"))
+
+
+@pytest.fixture
+def without_ledger(api: Api, nowhere: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Api, World]]:
+    """A second instance of the API on the same database that cannot reach the ledger, and a world of the first."""
+    world = make_world(api)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_DYNAMODB", f"http://127.0.0.1:{nowhere}")
+    with open_api(api.runtime.settings) as cut_off:
+        yield cut_off, world
+
+
+@pytest.mark.parametrize("route", ROUTES, ids=str)
+def test_without_the_ledger_every_route_is_503_and_nothing_happens(
+    without_ledger: tuple[Api, World], route: Route
+) -> None:
+    cut_off, world = without_ledger
+    before = world.state()
+    answer = cut_off.call(route.method, world.path(route), world.key_for(route), json=route.body)
+    problem(answer, 503, "ledger_unavailable")
+    assert answer.headers["retry-after"].isdigit()
+    assert world.state() == before
+
+
+def test_without_the_ledger_the_rest_is_said_as_ever(without_ledger: tuple[Api, World]) -> None:
+    cut_off, world = without_ledger
+    problem(cut_off.call("GET", "/quota/me"), 401)
+    problem(cut_off.call("POST", world.tenant.base + "/c/search", world.tenant.key, content=b"{"), 400)
+    problem(cut_off.call("GET", "/nothing"), 404, "route_not_found")
+    assert cut_off.call("GET", "/health").status_code == 200
+    body = problem(cut_off.call("GET", "/health/ready"), 503, "not_ready")
+    assert body["checks"]["postgresql"] == "ok"
+    assert "ledger" in body["detail"]
+
+
+def test_ready_says_that_the_migrations_are_missing(
+    postgres_server: object, database_url: str, table_name: str
+) -> None:
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute("DROP EXTENSION vector CASCADE")
+    with open_api(settings_for(database_url, table_name)) as api:
+        body = problem(api.call("GET", "/health/ready"), 503, "not_ready")
+    assert body["checks"]["pgvector"].startswith("missing: run the migrations")
+
+
+def test_a_fault_of_ours_is_500_with_the_request_id_and_nothing_leaked(
+    api: Api, caplog: pytest.LogCaptureFixture
+) -> None:
+    world = make_world(api)
+    with psycopg.connect(api.runtime.dsn(), autocommit=True) as connection:
+        connection.execute("ALTER TABLE vecmeter.collections RENAME COLUMN metric TO elsewhere")
+    with caplog.at_level(logging.ERROR, "vecmeter"):
+        answer = world.tenant.call("GET", "/c")
+    body = problem(answer, 500, "internal")
+    assert not leaked(answer.text, api.runtime.dsn())
+    assert "metric" not in answer.text
+    assert "committed" not in body
+    assert any(record.name == "vecmeter.http" and record.exc_info for record in caplog.records)
+    # It was admitted: it counts as a request that failed, and costs nothing.
+    [record] = [record for record in api.records(world.tenant.key) if record.request_id == body["request_id"]]
+    assert (record.status, record.micro_usd) == ("failure", 0)
+
+
+def test_a_failure_after_the_commit_says_that_the_work_was_done(api: Api) -> None:
+    """The ledger's table vanishes while the database is at work: for that the service has no answer but 500."""
+    world = make_world(api)
+    client = api.runtime.table
+    [(number,)] = api.runtime.database.run(
+        lambda c: c.execute("SELECT collection_id FROM vecmeter.collections").fetchall()
+    )
+    with psycopg.connect(api.runtime.dsn()) as lock, ThreadPoolExecutor(1) as pool:
+        lock.execute(sql.SQL("LOCK TABLE {}").format(sql.Identifier("vecmeter", f"records_{number}")))
+        writing = pool.submit(
+            world.tenant.call, "POST", "/c/vectors", json={"vectors": [{"id": "x", "vector": [1, 2, 3]}]}
+        )
+        waiting = (
+            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        )
+        with psycopg.connect(api.runtime.dsn(), autocommit=True) as looking:
+            while not looking.execute(waiting).fetchone()[0]:  # type: ignore[index]
+                assert not writing.done(), writing.result().text
+        import boto3
+
+        dynamodb = boto3.client("dynamodb")
+        dynamodb.delete_table(TableName=client.name)
+        lock.rollback()
+        answer = writing.result()
+        try:
+            body = problem(answer, 500, "internal")
+            assert body["committed"] is True
+            assert [row[1] for row in world.tenant.contents()["c"]] == ["a", "b", "x"]
+        finally:
+            from vecmeter.ledger.table import create_table
+
+            create_table(dynamodb, client.name)
+            dynamodb.close()
+
+
+def test_a_detail_with_a_lone_surrogate_is_sent_all_the_same(api: Api) -> None:
+    tenant = api.tenant()
+    tenant.collection("c")
+    answer = tenant.call("POST", "/c/search", content=json.dumps({"\ud800": 1, "vector": [1, 2, 3]}).encode())
+    assert problem(answer, 422)["errors"][0]["path"] == "?"

@@ -1,0 +1,195 @@
+"""The ledger away, or switched off: what still works, and what is left to make up for it."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+import pytest
+
+from tests.fixtures.faults import Fault, FaultyClient
+from tests.fixtures.ledger import Instance, ManualClock, assert_exact, open_instance
+from vecmeter.errors import (
+    AuthenticationError,
+    LedgerUnavailableError,
+    LimitExceededError,
+    MissingRoleError,
+    ProjectNotFoundError,
+)
+from vecmeter.ledger.keys import CreatedKey, generate_secret
+from vecmeter.ledger.metering import Outcome
+from vecmeter.ledger.model import Operation, Role, Status, UsageRecord
+from vecmeter.ledger.table import Table
+from vecmeter.settings import Settings
+
+NOT_WRITTEN = "usage record not written"
+
+
+@pytest.fixture
+def key(used_key: CreatedKey) -> CreatedKey:
+    return used_key
+
+
+class TestAway:
+    @pytest.mark.parametrize("fault", [Fault.AWAY, Fault.THROTTLED, Fault.TIMED_OUT, Fault.SERVER_ERROR])
+    @pytest.mark.parametrize("warm", [True, False])
+    def test_no_request_is_admitted(
+        self, instance: Instance, another: Instance, key: CreatedKey, faults: FaultyClient, fault: Fault, warm: bool
+    ) -> None:
+        faults.choose = lambda _: fault
+        with pytest.raises(LedgerUnavailableError) as unavailable:
+            (instance if warm else another).admit(key)
+        assert unavailable.value.code == "ledger_unavailable"
+        assert unavailable.value.retry_after >= 1
+
+    def test_after_it_all_goes_on(self, instance: Instance, key: CreatedKey, faults: FaultyClient) -> None:
+        faults.go_away()
+        with pytest.raises(LedgerUnavailableError):
+            instance.admit(key)
+        faults.recover()
+        assert instance.request(key)
+        assert_exact(instance, key, success=2)
+
+    def test_a_request_whose_work_is_done_succeeds_and_its_record_is_in_the_log(
+        self, instance: Instance, key: CreatedKey, faults: FaultyClient, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        with instance.admit(key, tokens=500) as hold:
+            faults.go_away()
+            assert not hold.settle(Outcome(vectors=3, collection="docs", response_bytes=9))
+        [line] = [record for record in caplog.records if record.getMessage() == NOT_WRITTEN]
+        assert line.levelno == logging.ERROR
+        written = UsageRecord(**line.__dict__["usage_record"])
+        assert (written.status, written.tokens, written.vectors, written.collection) == (
+            Status.SUCCESS,
+            500,
+            3,
+            "docs",
+        )
+        assert written.micro_usd == hold.cost(3).micro_usd
+
+    def test_a_request_that_failed_meanwhile_fails_with_its_own_error(
+        self, instance: Instance, key: CreatedKey, faults: FaultyClient, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def work() -> None:
+            with instance.admit(key):
+                faults.go_away()
+                raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            work()
+        assert [r.__dict__["usage_record"]["status"] for r in caplog.records if r.getMessage() == NOT_WRITTEN]
+
+    def test_a_record_from_the_log_can_be_kept_later_before_its_hold_is_given_up_and_after(
+        self,
+        instance: Instance,
+        key: CreatedKey,
+        faults: FaultyClient,
+        clock: ManualClock,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        early, late = instance.admit(key, tokens=500, operation=Operation.UPSERT), instance.admit(key, tokens=500)
+        faults.go_away()
+        early.settle(Outcome(vectors=30))
+        late.settle(Outcome())
+        faults.recover()
+        replayed = [
+            UsageRecord(**line.__dict__["usage_record"]) for line in caplog.records if line.getMessage() == NOT_WRITTEN
+        ]
+        instance.usage.keep(replayed[0])
+        clock.advance(seconds=61)
+        instance.request(key)
+        instance.usage.keep(replayed[1])
+        assert_exact(instance, key, success=4)
+        assert early.cost(30).micro_usd in {record.micro_usd for record in instance.records(key)}
+
+    def test_a_hold_that_could_not_be_released_is_released_by_a_later_request_with_what_was_recorded(
+        self, instance: Instance, key: CreatedKey, faults: FaultyClient, clock: ManualClock
+    ) -> None:
+        with instance.admit(key, tokens=500, operation=Operation.UPSERT) as hold:
+            faults.fail(*[Fault.AWAY] * 3, on="update_item")
+            assert not hold.settle(Outcome(vectors=30))
+        assert instance.in_flight(key) == 1
+        clock.advance(seconds=61)
+        instance.request(key)
+        assert_exact(instance, key, success=3)
+
+    def test_the_dead_can_wait_when_they_cannot_be_accounted_for_now(
+        self, instance: Instance, key: CreatedKey, faults: FaultyClient, clock: ManualClock
+    ) -> None:
+        instance.admit(key, tokens=500)
+        clock.advance(seconds=61)
+        faults.fail(*[Fault.AWAY] * 3, on="put_item")
+        with instance.admit(key) as hold:
+            faults.recover()
+            hold.settle(Outcome())
+        assert instance.in_flight(key) == 1
+        instance.request(key)
+        assert_exact(instance, key, success=3, unknown=1)
+
+    def test_a_missing_table_is_a_ledger_that_is_away(self, instance: Instance, key: CreatedKey) -> None:
+        instance.table.name = "no-such-table"
+        with pytest.raises(LedgerUnavailableError):
+            instance.admit(key)
+        with pytest.raises(LedgerUnavailableError):
+            instance.table.ping()
+
+
+class TestSwitchedOff:
+    """USAGE_TRACKING_ENABLED=false."""
+
+    @pytest.fixture
+    def off(self, table: Table, settings: Settings, clock: ManualClock) -> Instance:
+        return open_instance(table, replace(settings, usage_tracking_enabled=False), clock)
+
+    def test_nothing_is_counted_limited_or_written(self, off: Instance, faults: FaultyClient) -> None:
+        key = off.create_key(daily_requests=1, daily_tokens=10)
+        before = off.item(key)
+        with faults.counted() as calls:
+            for _ in range(5):
+                assert off.request(key, tokens=500)
+            with off.admit(key) as abandoned:
+                assert abandoned.limits == ()
+        assert calls == {"get_item": 6}
+        assert off.item(key) == before
+        assert off.records(key) == []
+
+    def test_authentication_stays(self, off: Instance, instance: Instance) -> None:
+        key = off.create_key(roles=(Role.SEARCH,))
+        with pytest.raises(MissingRoleError):
+            off.admit(key, role=Role.WRITE)
+        with pytest.raises(ProjectNotFoundError):
+            off.admit(key, project_id="other")
+        with pytest.raises(AuthenticationError):
+            off.admit(generate_secret("live")[1])
+        assert off.request(key)
+        instance.keys.revoke(key.key.api_key_id)
+        with pytest.raises(AuthenticationError):
+            off.admit(key)
+
+    def test_switched_on_again_it_counts_from_where_it_was(self, off: Instance, instance: Instance) -> None:
+        key = off.create_key(daily_requests=2)
+        instance.request(key)
+        off.request(key)
+        instance.request(key)
+        assert instance.used(key)["requests"] == 2
+        with pytest.raises(LimitExceededError):
+            instance.admit(key)
+
+    def test_a_ledger_that_is_away_cannot_authenticate(self, off: Instance, faults: FaultyClient) -> None:
+        key = off.create_key()
+        off.request(key)
+        faults.go_away()
+        with pytest.raises(LedgerUnavailableError):
+            off.admit(key)
+
+
+def test_looking_at_ones_own_meter_is_free(instance: Instance, faults: FaultyClient) -> None:
+    key = instance.create_key(daily_requests=1)
+    instance.request(key)
+    before = instance.item(key)
+    with faults.counted() as calls:
+        for _ in range(3):
+            seen = instance.ledger.authorize(instance.demand(key, role=None, project_id=None))
+    assert seen.key.api_key_id == key.key.api_key_id
+    assert calls == {"get_item": 3}
+    assert instance.item(key) == before
