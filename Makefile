@@ -70,3 +70,30 @@ openapi: setup ## write docs/openapi.json from the routes
 bench: setup ## the benchmarks behind docs/performance.md
 	$(BIN)/python -m benchmarks.search_request
 	$(BIN)/python -m benchmarks.imports
+
+# The SAM CLI wants a region even where it talks to nobody.
+SAM := SAM_CLI_TELEMETRY=0 AWS_DEFAULT_REGION=$(or $(AWS_DEFAULT_REGION),$(AWS_REGION),us-east-1) $(SAM_VENV)/bin/sam
+
+.PHONY: build
+build: setup sam-setup ## build the artifacts that `sam deploy` deploys, without Docker
+	$(SAM) build --parallel
+
+.PHONY: validate
+validate: sam-setup ## lint template.yaml and the nested stacks
+	$(SAM) validate --lint
+	$(SAM_VENV)/bin/cfn-lint template.yaml infra/*.yaml
+
+.PHONY: e2e
+e2e: setup sam-setup ## deploy the template into the local AWS emulator and drive it (about 2 minutes)
+	$(BIN)/pytest -m e2e tests/e2e
+
+FUNCTION ?= SearchFunction
+EVENT ?= tests/events/health.json
+ENV_VARS ?=
+.PHONY: invoke
+invoke: setup sam-setup ## run a built function on an event: make invoke FUNCTION=SearchFunction EVENT=tests/events/health.json
+ifeq ($(ENV_VARS),)
+	@$(BIN)/python -m vecmeter_local.runtime_interface $(FUNCTION) $(EVENT) $(DATA_DIR)
+else
+	$(SAM) local invoke $(FUNCTION) --event $(EVENT) --env-vars $(ENV_VARS)
+endif

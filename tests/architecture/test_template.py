@@ -9,11 +9,12 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
-from fastapi import APIRouter
-from samtranslator.translator.transform import transform
-from samtranslator.yaml_helper import yaml_parse
+from fastapi import APIRouter, FastAPI
+from samtranslator.translator.transform import transform  # type: ignore[import-untyped]
+from samtranslator.yaml_helper import yaml_parse  # type: ignore[import-untyped]
 
 from admin_function.routes import router as admin_router
 from search_function.routes import router as search_router
@@ -108,7 +109,12 @@ def test_the_linters_find_nothing(command: list[str], tmp_path: Path) -> None:
     done = subprocess.run(
         [binary, *command[1:]],
         cwd=PROJECT,
-        env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "AWS_DEFAULT_REGION": "us-east-1", "SAM_CLI_TELEMETRY": "0"},
+        env={
+            "PATH": "/usr/bin:/bin",
+            "HOME": str(tmp_path),
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "SAM_CLI_TELEMETRY": "0",
+        },
         capture_output=True,
         text=True,
         check=False,
@@ -156,19 +162,10 @@ def test_every_task_of_the_schedule_is_scheduled() -> None:
 
 
 def test_the_table_is_the_one_the_code_creates() -> None:
-    class Recorder:
-        def __init__(self) -> None:
-            self.calls: dict[str, Any] = {}
-
-        def __getattr__(self, name: str) -> Any:
-            return lambda *_, **arguments: self.calls.setdefault(name, arguments) and self
-
-        def wait(self, **_: Any) -> None:
-            return None
-
-    recorder: Any = Recorder()
-    create_table(recorder, "name")
-    created, ttl = recorder.calls["create_table"], recorder.calls["update_time_to_live"]["TimeToLiveSpecification"]
+    client = MagicMock()
+    create_table(client, "name")
+    created = client.create_table.call_args.kwargs
+    ttl = client.update_time_to_live.call_args.kwargs["TimeToLiveSpecification"]
     table = infra("ledger")["Resources"]["Table"]
     properties = table["Properties"]
     created.pop("TableName")
@@ -192,7 +189,7 @@ def gateway_routes() -> list[tuple[str, list[str], str]]:
 
 
 def function_of(method: str, path: str) -> str | None:
-    """As API Gateway chooses: a full match before a greedy one, then the method named before ANY, then more literals."""
+    """As API Gateway chooses: a full match before a greedy one, a named method before ANY, then more literals."""
     segments = path.strip("/").split("/")
 
     def rank(route: tuple[str, list[str], str]) -> tuple[bool, bool, int]:
@@ -217,12 +214,18 @@ def function_of(method: str, path: str) -> str | None:
 
 
 def code_routes() -> list[tuple[str, str, str]]:
-    routers: dict[str, APIRouter] = {"search": search_router, "upsert": upsert_router, "admin": admin_router}
-    found = [("search", method, route.path) for route in health.routes for method in route.methods]  # type: ignore[attr-defined]
-    for name, router in routers.items():
-        for route in router.routes:
-            found += [(name, method, f"/v1{route.path}") for method in route.methods]  # type: ignore[attr-defined]
+    """Function, method and path of each operation."""
+    routers = [("search", search_router), ("upsert", upsert_router), ("admin", admin_router)]
+    found = [("search", *operation) for operation in operations(health, prefix="")]
+    for name, router in routers:
+        found += [(name, *operation) for operation in operations(router, prefix="/v1")]
     return found
+
+
+def operations(router: APIRouter, *, prefix: str) -> list[tuple[str, str]]:
+    app = FastAPI()
+    app.include_router(router, prefix=prefix)
+    return [(method.upper(), path) for path, methods in app.openapi()["paths"].items() for method in methods]
 
 
 @pytest.mark.parametrize(("function", "method", "path"), code_routes())

@@ -89,9 +89,8 @@ class Cloud:
             self._child = None
 
     def function_processes(self, function_name: str) -> int:
-        """How many processes run the function: one per invocation at the same time."""
-        marker = f"ministack-lambda-{function_name}-"
-        return sum(marker in folder for folder in self._working_folders())
+        """How many processes run the function: each unpacks it into a folder of its own."""
+        return len(list((self.folder / "tmp").glob(f"ministack-lambda-{function_name}-*")))
 
     def wait_until_gone(self, seconds: float = 10) -> None:
         """Functions end when the emulator does; fails if one of ours still works in a folder of ours (Linux only)."""

@@ -26,7 +26,7 @@ async def _run(descriptor: int) -> None:
     async def stop() -> None:
         await stopping.wait()
 
-    await serve(import_module("ministack.app").app, config, shutdown_trigger=stop)  # type: ignore[arg-type]
+    await serve(import_module("ministack.app").app, config, shutdown_trigger=stop)
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ class Operator:
 @pytest.fixture(scope="session")
 def operator(fresh_deployment: Deployment) -> Operator:
     """What docs/deploy.md has an operator do after the first deployment."""
-    assert fresh_deployment.run_task("migrate")["status"] == "ok"
+    assert fresh_deployment.run_task_by_sam("migrate")["status"] == "ok"
     created = fresh_deployment.run_task("create_admin_key")
     assert created["status"] == "ok"
     return Operator(fresh_deployment, created["key"])

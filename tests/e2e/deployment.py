@@ -38,6 +38,16 @@ class Deployment:
         assert "FunctionError" not in answer, outcome
         return outcome
 
+    def run_task_by_sam(self, name: str) -> dict[str, Any]:
+        """The same with the command of docs/deploy.md."""
+        said = _sam(
+            *("remote", "invoke", "MaintenanceFunction", "--stack-name", STACK),
+            *("--event", json.dumps({"task": name})),
+            environment={**os.environ, **self.cloud.environment},
+        )
+        outcome: dict[str, Any] = json.loads(said[said.index("{") :])
+        return outcome
+
     def function_name(self, logical_id: str) -> str:
         return self._resource(STACK, logical_id)
 
@@ -77,7 +87,7 @@ def deploy(cloud: Cloud, folder: Path, parameters: Mapping[str, str]) -> Deploym
     return Deployment(cloud, outputs, client)
 
 
-def _sam(*arguments: str, environment: Mapping[str, str]) -> None:
+def _sam(*arguments: str, environment: Mapping[str, str]) -> str:
     assert _SAM.exists(), f"There is no {_SAM}; run 'make sam-setup', which installs the SAM CLI there."
     done = subprocess.run(
         [_SAM, *arguments],
@@ -90,3 +100,4 @@ def _sam(*arguments: str, environment: Mapping[str, str]) -> None:
     )
     said = [line for line in (done.stdout + done.stderr).splitlines() if "Uploading to" not in line]
     assert done.returncode == 0, "\n".join([f"sam {arguments[0]} failed:", *said])
+    return done.stdout

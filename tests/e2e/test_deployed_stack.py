@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import pytest
@@ -19,10 +19,12 @@ from botocore.exceptions import ClientError
 
 from tests.e2e.cloud import Cloud
 from tests.e2e.conftest import Operator
-from tests.e2e.deployment import Deployment, deploy
+from tests.e2e.deployment import STACK, Deployment, deploy
 from vecmeter.tasks import SCHEDULE
 
 pytestmark = pytest.mark.e2e
+
+T = TypeVar("T")
 
 THREADS = 6
 DAILY_REQUESTS = 60
@@ -54,7 +56,7 @@ def make_tenant(operator: Operator, **quota: int) -> Tenant:
     return Tenant(operator.deployment, name, created["api_key_id"], created["key"])
 
 
-def until[T](look: Callable[[], T | None], seconds: float, what: str) -> T:
+def until(look: Callable[[], T | None], seconds: float, what: str) -> T:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if (found := look()) is not None:
@@ -240,3 +242,21 @@ def test_an_update_keeps_the_data_and_may_switch_snapstart_on(
     assert alias["Environment"]["Variables"]["LOG_LEVEL"] == "WARNING"
     found = tenant.call("POST", "/docs/search", {"vector": [1, 0]})
     assert [match["id"] for match in found.json()["matches"]] == ["a"]
+
+
+def test_deleting_the_stack_leaves_the_ledgers_table(operator: Operator) -> None:
+    cloud = operator.deployment.cloud
+    # `sam delete` does this and empties its bucket, whose address it does not recognize in the emulator.
+    cloud.client("cloudformation").delete_stack(StackName=STACK)
+
+    def gone() -> bool | None:
+        try:
+            cloud.client("cloudformation").describe_stacks(StackName=STACK)
+        except ClientError as error:
+            return "does not exist" in str(error)
+        return None
+
+    assert until(gone, 60, "the stack's end")
+    assert cloud.client("lambda").list_functions()["Functions"] == []
+    assert cloud.client("scheduler").list_schedules(NamePrefix=STACK)["Schedules"] == []
+    assert cloud.client("dynamodb").list_tables()["TableNames"] == [operator.deployment.outputs["TableName"]]

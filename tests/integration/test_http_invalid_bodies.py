@@ -103,8 +103,8 @@ def test_a_body_out_of_bounds_is_refused(shared_world: World, operation: str, bo
 @pytest.mark.parametrize("route", WITH_BODY, ids=str)
 @pytest.mark.usefixtures("unchanged")
 def test_an_unknown_field_is_refused_wherever_it_stands(shared_world: World, route: Route) -> None:
-    body = {name: shared_world.tenant.user if value == "{user}" else value for name, value in route.body.items()}
-    refuse(shared_world, route.operation, body | {"unknown": 1, "Unknown": {}}, "unknown", "Unknown")
+    body = shared_world.body(route) | {"unknown": 1, "Unknown": {}}
+    refuse(shared_world, route.operation, body, "unknown", "Unknown")
 
 
 @pytest.mark.usefixtures("unchanged")

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import socket
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import Any
 
 import psycopg
 import pytest
+from fastapi import APIRouter
 from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from pydantic import BaseModel
+from starlette.responses import Response
 
 from tests.fixtures.api import ROUTES, Api, Route, World, make_world, open_api, problem, settings_for
-from vecmeter.ledger.model import Role
+from vecmeter.errors import LedgerUnavailableError
+from vecmeter.http.dependencies import CallDependency
+from vecmeter.http.fields import ProjectPath
+from vecmeter.http.route import BusinessRoute
+from vecmeter.ledger.model import Operation, Role
 
 USES_DATABASE = [route for route in ROUTES if route.role in (Role.SEARCH, Role.WRITE) or route.system_only]
 
@@ -30,18 +37,16 @@ def nowhere() -> Iterator[int]:
 @contextmanager
 def database_away(database_url: str) -> Iterator[None]:
     """The database takes no connections and has ended those there were."""
-    name = sql.Identifier(psycopg.conninfo.conninfo_to_dict(database_url)["dbname"])
-    administration = psycopg.conninfo.make_conninfo(database_url, dbname="postgres")
+    name = str(conninfo_to_dict(database_url)["dbname"])
+    administration = make_conninfo(database_url, dbname="postgres")
+    allow = sql.SQL("ALTER DATABASE {} WITH ALLOW_CONNECTIONS {}")
     with psycopg.connect(administration, autocommit=True) as connection:
-        connection.execute(sql.SQL("ALTER DATABASE {} WITH ALLOW_CONNECTIONS false").format(name))
-        connection.execute(
-            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = %s AND pid <> pg_backend_pid()",
-            [psycopg.conninfo.conninfo_to_dict(database_url)["dbname"]],
-        )
+        connection.execute(allow.format(sql.Identifier(name), False))
+        connection.execute("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = %s", [name])
         try:
             yield
         finally:
-            connection.execute(sql.SQL("ALTER DATABASE {} WITH ALLOW_CONNECTIONS true").format(name))
+            connection.execute(allow.format(sql.Identifier(name), True))
 
 
 @pytest.mark.parametrize("pool_size", [1, 4])
@@ -62,8 +67,8 @@ def test_without_postgresql_every_route_that_needs_it_is_503_and_is_fine_again_a
                 assert answer.headers["retry-after"].isdigit()
                 assert "committed" not in body
                 assert not leaked(answer.text, database_url)
-            answer = problem(api.call("GET", "/health/ready"), 503, "not_ready")
-            assert (answer["checks"]["ledger"], "postgresql" in answer["detail"]) == ("ok", True)
+            body = problem(api.call("GET", "/health/ready"), 503, "not_ready")
+            assert (body["checks"]["ledger"], "postgresql" in body["detail"]) == ("ok", True)
             assert api.call("GET", "/health").json()["status"] == "ok"
             # What needs no database goes on.
             assert api.call("GET", "/admin/keys", world.admin).status_code == 200
@@ -76,7 +81,7 @@ def test_without_postgresql_every_route_that_needs_it_is_503_and_is_fine_again_a
 
 def leaked(text: str, database_url: str) -> bool:
     """Whether an answer shows what is nobody's business."""
-    host = psycopg.conninfo.conninfo_to_dict(database_url)["host"]
+    host = conninfo_to_dict(database_url)["host"]
     return any(word in text for word in (str(host), "psycopg", "SELECT", "Traceback", "vecmeter.records", "boto"))
 
 
@@ -95,7 +100,7 @@ def test_without_the_ledger_every_route_is_503_and_nothing_happens(
 ) -> None:
     cut_off, world = without_ledger
     before = world.state()
-    answer = cut_off.call(route.method, world.path(route), world.key_for(route), json=route.body)
+    answer = cut_off.call(route.method, world.path(route), world.key_for(route), json=world.body(route))
     problem(answer, 503, "ledger_unavailable")
     assert answer.headers["retry-after"].isdigit()
     assert world.state() == before
@@ -140,43 +145,30 @@ def test_a_fault_of_ours_is_500_with_the_request_id_and_nothing_leaked(
     assert (record.status, record.micro_usd) == ("failure", 0)
 
 
-def test_a_failure_after_the_commit_says_that_the_work_was_done(api: Api) -> None:
-    """The ledger's table vanishes while the database is at work: for that the service has no answer but 500."""
-    world = make_world(api)
-    client = api.runtime.table
-    [(number,)] = api.runtime.database.run(
-        lambda c: c.execute("SELECT collection_id FROM vecmeter.collections").fetchall()
-    )
-    with psycopg.connect(api.runtime.dsn()) as lock, ThreadPoolExecutor(1) as pool:
-        lock.execute(sql.SQL("LOCK TABLE {}").format(sql.Identifier("vecmeter", f"records_{number}")))
-        writing = pool.submit(
-            world.tenant.call, "POST", "/c/vectors", json={"vectors": [{"id": "x", "vector": [1, 2, 3]}]}
-        )
-        waiting = (
-            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
-        )
-        with psycopg.connect(api.runtime.dsn(), autocommit=True) as looking:
-            while not looking.execute(waiting).fetchone()[0]:  # type: ignore[index]
-                assert not writing.done(), writing.result().text
-        import boto3
+class Unsendable(BaseModel):
+    """An answer that cannot be written, for the reason given."""
 
-        dynamodb = boto3.client("dynamodb")
-        dynamodb.delete_table(TableName=client.name)
-        lock.rollback()
-        answer = writing.result()
-        try:
-            body = problem(answer, 500, "internal")
-            assert body["committed"] is True
-            assert [row[1] for row in world.tenant.contents()["c"]] == ["a", "b", "x"]
-        finally:
-            from vecmeter.ledger.table import create_table
+    reason: str
 
-            create_table(dynamodb, client.name)
-            dynamodb.close()
+    def model_dump_json(self, **options: Any) -> str:
+        raise LedgerUnavailableError(self.reason) if self.reason == "away" else RuntimeError(self.reason)
 
 
-def test_a_detail_with_a_lone_surrogate_is_sent_all_the_same(api: Api) -> None:
-    tenant = api.tenant()
-    tenant.collection("c")
-    answer = tenant.call("POST", "/c/search", content=json.dumps({"\ud800": 1, "vector": [1, 2, 3]}).encode())
-    assert problem(answer, 422)["errors"][0]["path"] == "?"
+@pytest.mark.parametrize(("reason", "status"), [("away", 503), ("broken", 500)])
+@pytest.mark.parametrize(("role", "committed"), [(Role.WRITE, True), (Role.SEARCH, False)])
+def test_a_failure_after_the_work_of_a_write_says_that_it_was_done(
+    database_url: str, table_name: str, reason: str, status: int, role: Role, committed: bool
+) -> None:
+    router = APIRouter(route_class=BusinessRoute)
+
+    @router.post("/projects/{project}/late")
+    def late(project: ProjectPath, call: CallDependency) -> Response:
+        with call.admit(Operation.UPSERT, role, project) as hold:
+            return call.respond(hold, Unsendable(reason=reason))
+
+    with open_api(settings_for(database_url, table_name), routers=[router]) as api:
+        tenant = api.tenant()
+        answer = api.call("POST", f"/projects/{tenant.project}/late", tenant.key)
+        body = problem(answer, status)
+    assert body.get("committed", False) is committed
+    assert "broken" not in answer.text

@@ -10,6 +10,7 @@ import pytest
 
 from tests.fixtures.faults import Fault, FaultyClient, ProcessDied, at
 from tests.fixtures.ledger import ADMISSION, RECORD, SETTLEMENT, Instance, ManualClock, assert_exact
+from vecmeter.ledger.holds import SEAL_LIFE
 from vecmeter.ledger.keys import CreatedKey
 from vecmeter.ledger.metering import BURIED_AT_ONCE, Hold, Outcome
 from vecmeter.ledger.model import Operation, Status
@@ -104,6 +105,31 @@ class TestTheDead:
         assert calls == {"update_item": 2 + BURIED_AT_ONCE, "put_item": 1 + BURIED_AT_ONCE}
         instance.request(key)
         assert_exact(instance, key, success=3, unknown=2 * BURIED_AT_ONCE)
+
+    def test_the_dead_of_a_key_that_is_used_no_more_are_accounted_for_when_asked(
+        self, instance: Instance, another: Instance, key: CreatedKey, clock: ManualClock
+    ) -> None:
+        for _ in range(5):
+            instance.admit(key, tokens=500)
+        instance.keys.revoke(key.key.api_key_id)
+        assert another.ledger.bury(key.key.api_key_id) == 0
+        clock.advance(seconds=61)
+        assert another.ledger.bury(key.key.api_key_id) == 5
+        assert another.ledger.bury(key.key.api_key_id) == 0
+        assert_exact(another, key, success=1, unknown=5)
+
+    def test_a_dead_request_so_old_that_no_copy_of_it_can_arrive_leaves_no_seal(
+        self, instance: Instance, key: CreatedKey, clock: ManualClock
+    ) -> None:
+        instance.admit(key)
+        clock.advance(seconds=61)
+        instance.request(key)
+        assert [name for name in instance.item(key) if name[0] == "h"]
+        instance.admit(key)
+        clock.advance(seconds=SEAL_LIFE.total_seconds())
+        instance.request(key)
+        assert not [name for name in instance.item(key) if name[0] == "h"]
+        assert_exact(instance, key, success=3, unknown=2)
 
     def test_a_record_of_the_dead_says_all_that_is_known(
         self, instance: Instance, faults: FaultyClient, clock: ManualClock

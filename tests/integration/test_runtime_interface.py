@@ -1,8 +1,9 @@
-"""The built functions in Lambda's Runtime Interface Emulator, fed with tests/events, on real PostgreSQL and the ledger."""
+"""The built functions in Lambda's Runtime Interface Emulator, fed with tests/events, on real PostgreSQL and a table."""
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,13 @@ import psycopg
 import pytest
 
 from tests.fixtures.artifacts import PROJECT, Artifacts
+from tests.fixtures.services import AWS_ENVIRONMENT
 from vecmeter.ledger.keys import CreatedKey
 from vecmeter.runtime import Runtime, build_runtime
 from vecmeter.settings import Settings
 from vecmeter_local.runtime_interface import RuntimeInterface, emulator_binary, python_path
 
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the Runtime Interface Emulator is a Linux program")
 
 Event = dict[str, Any]
 Start = Callable[[str], RuntimeInterface]
@@ -27,10 +30,7 @@ def environment(database_url: str, dynamodb_endpoint: str, table_name: str) -> d
         "DATABASE_URL": database_url,
         "TABLE_NAME": table_name,
         "AWS_ENDPOINT_URL_DYNAMODB": dynamodb_endpoint,
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_REGION": "us-east-1",
-        "AWS_DEFAULT_REGION": "us-east-1",
+        **AWS_ENVIRONMENT,
     }
 
 

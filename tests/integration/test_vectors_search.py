@@ -116,7 +116,7 @@ FILTERS: list[tuple[str, dict[str, Any] | None]] = [
         {"hundredth": 7},
         {"thousandth": 131},
         {"cluster": 5},
-        {"half": 1},
+        {"half": "true"},
     )
 ]
 

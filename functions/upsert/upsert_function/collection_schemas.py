@@ -20,7 +20,7 @@ from vecmeter.vectors.model import Collection, EmbedderDefinition, IndexDefiniti
 class IndexBody(Body):
     type: Literal["hnsw", "none"] = "hnsw"
     m: Annotated[int, Field(ge=2, le=100, description="Links per node and layer.")] = 16
-    ef_construction: Annotated[int, Field(ge=4, le=1000, description="Candidates while building.")] = 64
+    ef_construction: Annotated[int, Field(ge=4, le=1000, description="Candidates while building.")] = 128
     storage: Annotated[
         Literal["float", "half"] | None,
         Field(description="What the index holds; the table keeps float32. Default: half under cosine, else float."),

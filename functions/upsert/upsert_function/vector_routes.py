@@ -78,7 +78,7 @@ def add(project: ProjectPath, collection: CollectionPath, body: VectorBody, call
         return call.respond(hold, answer, status=201, vectors=1, collection=collection, namespace=namespace)
 
 
-@router.put("/vectors/{id:path}", response_model=PutOut, operation_id="put_vector")
+@router.put("/vectors/{id:vector_id}", response_model=PutOut, operation_id="put_vector")
 def put(
     project: ProjectPath,
     collection: CollectionPath,
@@ -125,7 +125,7 @@ def list_ids(
         return call.respond(hold, answer, vectors=len(shown), collection=collection, namespace=query.namespace)
 
 
-@router.get("/vectors/{id:path}", response_model=VectorOut, operation_id="get_vector")
+@router.get("/vectors/{id:vector_id}", response_model=VectorOut, operation_id="get_vector")
 def get(
     project: ProjectPath, collection: CollectionPath, id: VectorPath, query: NamespaceQuery, call: CallDependency
 ) -> Response:
@@ -153,7 +153,7 @@ def fetch(project: ProjectPath, collection: CollectionPath, body: FetchBody, cal
         return call.respond(hold, answer, vectors=len(items), collection=collection, namespace=body.namespace)
 
 
-@router.patch("/vectors/{id:path}", response_model=PatchOut, operation_id="patch_vector")
+@router.patch("/vectors/{id:vector_id}", response_model=PatchOut, operation_id="patch_vector")
 def patch(
     project: ProjectPath,
     collection: CollectionPath,
@@ -176,7 +176,7 @@ def patch(
         return call.respond(hold, answer, vectors=1, collection=collection, namespace=namespace)
 
 
-@router.delete("/vectors/{id:path}", response_model=DeletedOut, operation_id="delete_vector")
+@router.delete("/vectors/{id:vector_id}", response_model=DeletedOut, operation_id="delete_vector")
 def delete_one(
     project: ProjectPath, collection: CollectionPath, id: VectorPath, query: NamespaceQuery, call: CallDependency
 ) -> Response:

@@ -67,7 +67,9 @@ def emulator_binary(project: Path) -> Path:
     """
     name = _BINARIES.get(platform.machine())
     if sys.platform != "linux" or name is None:
-        raise LocalStackError("The Runtime Interface Emulator runs on Linux (x86_64, arm64) only; use 'sam local invoke'.")
+        raise LocalStackError(
+            "The Runtime Interface Emulator runs on Linux (x86_64, arm64) only; use 'sam local invoke'."
+        )
     found = sorted((project / _SAM_ENVIRONMENT).glob(f"lib/python*/site-packages/samcli/local/rapid/{name}"))
     if not found:
         raise LocalStackError(
@@ -191,9 +193,9 @@ def main(arguments: Sequence[str]) -> int:
         function.start()
         try:
             answer = function.invoke(event)
+            print(function.log.read_text(), end="", file=sys.stderr)
         finally:
             function.stop()
-        print(function.log.read_text(), end="", file=sys.stderr)
     print(json.dumps(answer, indent=2))
     return 1 if isinstance(answer, dict) and "errorType" in answer else 0
 

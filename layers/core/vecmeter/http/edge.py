@@ -8,6 +8,7 @@ import secrets
 import time
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vecmeter.errors import PayloadTooLargeError
@@ -16,6 +17,7 @@ from vecmeter.telemetry import EmfMetrics, request_scope
 
 _logger = logging.getLogger("vecmeter.http")
 _JSON = b"application/json"
+_CLIENT_WENT_AWAY = 499  # nobody is told; for the log and the metrics, and no fault of ours
 
 
 class RequestEdge:
@@ -58,6 +60,8 @@ class RequestEdge:
         with request_scope(request_id):
             try:
                 await self._app(scope, self._counted(scope, receive), send_with_id)
+            except ClientDisconnect:
+                status = _CLIENT_WENT_AWAY
             except Exception:
                 # The last net, so that the client gets a problem and Lambda's caller no bare 502.
                 _logger.exception("unhandled error")

@@ -13,6 +13,7 @@ from fastapi import Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.routing import APIRoute
 from pydantic_core import from_json
+from starlette.convertors import Convertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
@@ -21,6 +22,21 @@ from vecmeter.http.checks import invalid, raise_if_any
 from vecmeter.ledger.keys import parse_secret
 
 P = ParamSpec("P")
+
+
+class _VectorIdConvertor(Convertor[str]):
+    """The rest of a path, whatever it holds: Starlette's own ``path`` ends at a line break."""
+
+    regex = "(?s:.*)"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("vector_id", _VectorIdConvertor())
 
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 
@@ -40,7 +56,7 @@ class BusinessRoute(APIRoute):
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
-        template = self.path.replace(":path}", "}")
+        template = self.path_format
         takes_parameters = bool(self.dependant.query_params)
         takes_body = self.body_field is not None
 

@@ -27,7 +27,7 @@ from vecmeter.errors import (
     ViolatedPolicy,
 )
 from vecmeter.ledger.encoding import Item
-from vecmeter.ledger.holds import HoldMark, dead_holds, old_seals, seal
+from vecmeter.ledger.holds import SEAL_LIFE, HoldMark, dead_holds, old_seals, seal
 from vecmeter.ledger.keys import Credential, Keys, key_address, key_from_item, verify
 from vecmeter.ledger.model import ApiKey, Clock, Cost, LimitState, Operation, Role, epoch_ms, from_epoch_ms
 from vecmeter.ledger.quotas import METERS, Meter, Quota, effective_limits, limit_state
@@ -168,8 +168,8 @@ class Admissions:
         names = {"#hold": mark.attribute, "#n": _IN_FLIGHT}
         values: dict[str, Any] = {":minus": -1, ":mark": mark.text}
         release = "REMOVE #hold"
-        if repeated:
-            values[":seal"] = seal(self._now())
+        if repeated and mark.started_at + SEAL_LIFE > self._now():
+            values[":seal"] = seal(mark.started_at)
             release = "SET #hold = :seal"
         add = ["#n :minus"]
         for meter in METERS:
@@ -202,7 +202,7 @@ class Admissions:
                     update="SET #hold = :seal",
                     condition="attribute_exists(pk) AND attribute_not_exists(#hold)",
                     names={"#hold": mark.attribute},
-                    values={":seal": seal(self._now())},
+                    values={":seal": seal(mark.started_at)},
                     attempts=SETTLE_ATTEMPTS,
                 )
             except ConditionFailed:

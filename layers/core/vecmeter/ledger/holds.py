@@ -32,8 +32,8 @@ _LETTERS = {
 }
 _OPERATIONS = {letter: operation for operation, letter in _LETTERS.items()}
 
-# DynamoDB refuses a request whose signature is older than this, so no copy of one arrives later.
-SEAL_LIFE = timedelta(minutes=15)
+# DynamoDB refuses a signature older than 15 minutes, and all tries of an admission go out within one of its start.
+SEAL_LIFE = timedelta(minutes=16)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,9 +57,9 @@ class HoldMark:
         return f"{_LETTERS[self.operation]}{amounts}" + (f"|{self.project_id}" if self.project_id else "")
 
 
-def seal(now: datetime) -> str:
-    """What stands in a released hold's place until no copy of its admission can arrive any more."""
-    return _SEAL + _base36(epoch_ms(now + SEAL_LIFE))
+def seal(started_at: datetime) -> str:
+    """What stands in a hold's place until no copy of its admission can arrive any more."""
+    return _SEAL + _base36(epoch_ms(started_at + SEAL_LIFE))
 
 
 def dead_holds(item: Mapping[str, Any], now: datetime, life_seconds: int) -> Iterator[HoldMark]:

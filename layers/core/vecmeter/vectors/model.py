@@ -57,11 +57,14 @@ class Storage(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexDefinition:
-    """``m`` links per node and layer, ``ef_construction`` candidates while building (pgvector's names and defaults)."""
+    """``m`` links per node and layer, ``ef_construction`` candidates while building (pgvector's names).
+
+    pgvector's own default of 64 candidates leaves vectors behind that no search comes upon (docs/vectors.md).
+    """
 
     type: IndexType = IndexType.HNSW
     m: int = 16
-    ef_construction: int = 64
+    ef_construction: int = 128
     storage: Storage = Storage.HALF
 
 

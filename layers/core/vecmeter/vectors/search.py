@@ -2,7 +2,7 @@
 
 * ``exact``: every vector of the namespace that the filter lets through is compared. Taken while there is no HNSW
   index, and where few vectors are in question: there it is faster than an index and finds everything.
-* ``hnsw``: the index delivers vectors in order of distance until ``top_k`` of the namespace are found.
+* ``hnsw``: the index delivers vectors by distance until enough of the namespace are found.
 * ``adaptive``: there is an index and a filter. The statement looks at a sample of the collection. If enough of it
   passes the filter, it takes the index. Else it counts what passes, up to a threshold, and compares just these, or,
   beyond the threshold, takes the index. The branch that is not taken is never executed (a one-time filter above it).
@@ -34,11 +34,14 @@ REMEMBERED_NAMESPACES = 10_000
 # The role's default of hnsw.ef_search serves half as many matches; pgvector takes up to 1,000.
 DEFAULT_EF_SEARCH = 100
 MAX_EF_SEARCH = 1000
-# Rows the adaptive plan looks at, and how many of them must pass: the index then has to deliver about
+# The index delivers in nearly the order of distance, and by half precision: half as many again as are wanted, and
+# then some, are sorted by their true distances.
+_MORE_DELIVERED = 10
+# Rows the adaptive plan looks at, and how many of them must pass: the index then has to visit about
 # top_k * SAMPLE / passed vectors, a few hundred.
 SAMPLE = 128
-_LEAST_PASSED = 4
-_DELIVERED = 500
+_LEAST_PASSED = 8
+_MOST_VISITED = 500
 
 _GIVEN: LiteralString = "%(numbers)b::vector({dimension})"
 _STORED: LiteralString = "(SELECT embedding FROM query)"
@@ -56,7 +59,7 @@ _MATCHES: LiteralString = """
     FROM counted LEFT JOIN (
         {records} r RIGHT JOIN ([hits]) hits USING (record_id) LEFT JOIN {vectors} v USING (record_id)
     ) ON true
-    ORDER BY hits.distance, r.id
+    ORDER BY hits.distance, r.id LIMIT %(top_k)s
 """
 _EXACT: LiteralString = """
     SELECT v.record_id, (v.embedding {operator} [query]) + 0 AS distance
@@ -71,7 +74,7 @@ _EXACT_OF_CANDIDATES: LiteralString = """
 _INDEXED: LiteralString = """
     SELECT v.record_id, v.embedding {operator} [query] AS distance
     FROM {vectors} v WHERE CASE WHEN v.namespace = %(namespace)s THEN true ELSE false END [and_filter] [gate]
-    ORDER BY [indexed_column] {operator} [indexed_query] LIMIT %(top_k)s
+    ORDER BY [indexed_column] {operator} [indexed_query] LIMIT %(delivered)s
 """
 _AND_FILTER: LiteralString = "AND (SELECT [filter] FROM {records} r WHERE r.record_id = v.record_id)"
 
@@ -191,8 +194,9 @@ class Searcher:
             "id": query.id,
             "numbers": pack_vector(query.numbers) if query.numbers is not None else None,
             "top_k": query.top_k,
+            "delivered": query.top_k + query.top_k // 2 + _MORE_DELIVERED,
             "threshold": self._threshold,
-            "enough": max(_LEAST_PASSED, query.top_k * SAMPLE // _DELIVERED),
+            "enough": max(_LEAST_PASSED, query.top_k * SAMPLE // _MOST_VISITED),
             **(compiled.parameters if compiled else {}),
         }
         ef_search = min(MAX_EF_SEARCH, 2 * query.top_k)

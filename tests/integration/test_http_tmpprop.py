@@ -1,0 +1,147 @@
+"""Whatever is thrown at the API, it answers below 500, and a refusal leaves nothing behind."""
+
+from __future__ import annotations
+
+import copy
+import json
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.fixtures.api import BY_NAME, World, problem
+from vecmeter.http.route import parse_json
+
+text = st.text(st.characters(exclude_categories=()), max_size=8)
+names = st.sampled_from(
+    ["id", "vector", "embedding", "document", "metadata", "namespace", "filter", "top_k", "$and", "$eq", "k", ""]
+)
+numbers = (
+    st.integers()
+    | st.integers(min_value=-(10**400), max_value=10**400)
+    | st.floats()
+    | st.sampled_from([0, 1, 3, 10**15, 2**63, -(2**63), 1e308, 5e-324, 1e39])
+)
+scalars = st.none() | st.booleans() | numbers | text
+anything = st.recursive(
+    scalars,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(names | text, inner, max_size=4),
+    max_leaves=12,
+)
+BODIES: dict[str, list[dict[str, Any]]] = {
+    "search": [
+        {"vector": [1, 2, 3], "top_k": 5, "filter": {"k": 1}, "include": ["vector"], "namespace": ""},
+        {"id": "a", "limit": 3, "metadata_filter": {"$and": [{"k": {"$eq": 1}}]}, "exact": True},
+        {"text": "words", "include_debug": True},
+    ],
+    "upsert_vectors": [
+        {"vectors": [{"id": "x", "vector": [1, 2, 3], "metadata": {"k": [1, {"l": None}]}, "document": "d"}]},
+        {
+            "vectors": [{"id": "x", "embedding": "AACAPwAAAEAAAEBA"}, {"id": "y", "vector": [0.5, 1, 2]}],
+            "namespace": "n",
+        },
+    ],
+    "add_vector": [{"id": "x", "vector": [1, 2, 3], "namespace": "n"}],
+    "put_vector": [{"vector": [1, 2, 3], "metadata": {"k": "v"}}],
+    "patch_vector": [{"set": {"k": {"deep": [1]}}, "unset": ["k", "l"]}],
+    "fetch_vectors": [{"ids": ["a", "b"], "namespace": ""}],
+    "delete_vectors": [{"ids": ["a"]}, {"filter": {"k": 1}, "dry_run": True}, {"all": True}],
+    "create_collection": [
+        {"name": "n", "dimension": 3, "metric": "l2", "index": {"type": "hnsw", "m": 8, "storage": "half"}},
+        {"name": "n", "embedder": {"provider": "built-in", "model": None}},
+    ],
+    "create_key": [
+        {"user_id": "u", "roles": ["search"], "expires_at": "2099-01-01T00:00:00Z", "quota": {"notes": "n"}}
+    ],
+    "create_project": [{"project_id": "p", "user_id": "u", "name": "n"}],
+    "set_quota": [{"daily_requests": 5, "active": True, "notes": "n", "alert_threshold_pct": 50}],
+    "run_maintenance": [{"project_id": "p", "collection": "c"}],
+}
+bounded = settings(
+    max_examples=1500,
+    deadline=None,
+    derandomize=False,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+
+
+@st.composite
+def mutated(draw: st.DrawFn, operation: str) -> Any:
+    """A body the operation takes, with a few parts of it replaced, removed or added."""
+    body = copy.deepcopy(draw(st.sampled_from(BODIES[operation])))
+    for _ in range(draw(st.integers(1, 3))):
+        places = list(_places(body))
+        container, key = draw(st.sampled_from(places)) if places else (body, "k")
+        change = draw(st.sampled_from(["replace", "replace", "remove", "add"]))
+        if change == "replace":
+            container[key] = draw(anything)
+        elif change == "remove":
+            container.pop(key, None) if isinstance(container, dict) else container.pop(key)
+        elif isinstance(container, dict):
+            container[draw(names | text)] = draw(anything)
+        else:
+            container.append(draw(anything))
+    return body
+
+
+def _places(value: Any) -> Any:
+    """Every (container, key) in a JSON value."""
+    entries = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, part in list(entries):
+        yield value, key
+        yield from _places(part)
+
+
+@pytest.mark.parametrize("operation", BODIES)
+@given(data=st.data())
+@bounded
+def test_no_body_is_ever_answered_with_a_server_error(shared_world: World, operation: str, data: st.DataObject) -> None:
+    body = data.draw(mutated(operation) | anything)
+    route = BY_NAME[operation]
+    tenant = shared_world.tenant
+    before = tenant.contents()
+    answer = shared_world.call(route, shared_world.key_for(route), content=json.dumps(body).encode())
+    assert answer.status_code < 500, answer.text
+    if answer.status_code >= 400:
+        problem(answer, answer.status_code)
+        assert tenant.contents() == before
+
+
+@given(content=st.binary(max_size=40) | text.map(lambda t: t.encode(errors="surrogatepass")))
+@bounded
+def test_no_bytes_are_ever_answered_with_a_server_error(shared_world: World, content: bytes) -> None:
+    for operation in ("search", "create_key"):
+        route = BY_NAME[operation]
+        answer = shared_world.call(route, shared_world.key_for(route), content=content)
+        assert answer.status_code in (400, 422), answer.text
+
+
+@given(name=text, value=text, id=text.filter(lambda t: t not in (".", "..")))
+@bounded
+def test_no_url_is_ever_answered_with_a_server_error(shared_world: World, name: str, value: str, id: str) -> None:
+    world = shared_world
+
+    def safe(part: str) -> str:
+        return quote(part.encode(errors="surrogatepass"), safe="")
+
+    for path in (
+        f"{world.tenant.base}/c/vectors/{safe(id)}",
+        f"{world.tenant.base}/c/vectors?namespace={safe(value)}&prefix={safe(id)}",
+        f"{world.tenant.base}/{safe(id)}",
+        f"/admin/keys/{safe(id)}",
+        f"/admin/keys?page_token={safe(value)}",
+        f"/admin/usage/records?hours=1&{safe(name)}={safe(value)}",
+        f"/usage/me?{safe(name)}={safe(value)}",
+    ):
+        key = world.admin if path.startswith("/admin") else world.tenant.key
+        answer = world.tenant.api.call("GET", path, key)
+        assert answer.status_code < 500, (path, answer.text)
+
+
+@given(value=anything)
+@settings(bounded, max_examples=20000)
+def test_json_is_read_as_the_standard_library_reads_it(value: Any) -> None:
+    content = json.dumps(value).encode()
+    assert repr(parse_json(content)) == repr(json.loads(content))
