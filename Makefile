@@ -59,8 +59,8 @@ check: setup ## format, lint, types, import contracts
 	$(BIN)/lint-imports
 
 .PHONY: test
-test: setup sam-setup check ## the whole suite, on real PostgreSQL and the DynamoDB emulator
-	$(BIN)/pytest --cov --cov-report=term --cov-fail-under=90 -m "not e2e"
+test: setup sam-setup check validate ## the whole suite, on real PostgreSQL and AWS emulators, the deployment included
+	$(BIN)/pytest --cov --cov-report=term --cov-fail-under=90
 
 .PHONY: openapi
 openapi: setup ## write docs/openapi.json from the routes

@@ -26,7 +26,6 @@ from benchmarks.lean_client import LeanDynamoDb
 from benchmarks.stack import TABLE, clustered, stack
 from vecmeter.vectors.connection import configure, pack_vector
 
-
 # What the handler sends for a search by vector whose plan is the index, with this collection's tables filled in.
 SEARCH = """
     SELECT r.id, hits.distance, r.metadata, r.document
@@ -149,7 +148,6 @@ def main() -> None:
     options = parser.parse_args()
     with stack() as dsn:
         from search_function.handler import handler
-
         from vecmeter.ledger.model import Policy
         from vecmeter.runtime import runtime
         from vecmeter.vectors.model import IndexDefinition, Metric, Vector

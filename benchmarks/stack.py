@@ -48,6 +48,4 @@ def clustered(count: int, dimension: int, clusters: int = 50, seed: int = 1) -> 
     """Vectors around some centres: uniform random ones have no neighbours worth finding."""
     rng = random.Random(seed)
     centres = [[rng.gauss(0, 1) for _ in range(dimension)] for _ in range(clusters)]
-    return [
-        array("f", [x + rng.gauss(0, 0.35) for x in centres[rng.randrange(clusters)]]) for _ in range(count)
-    ]
+    return [array("f", [x + rng.gauss(0, 0.35) for x in centres[rng.randrange(clusters)]]) for _ in range(count)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,10 +18,11 @@ from vecmeter_local.postgres import PostgresServer
 
 
 @pytest.fixture(scope="session")
-def build_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def build_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("sam-build")
     build(folder)
-    return folder
+    yield folder
+    shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="session")
@@ -32,6 +34,8 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
     finally:
         cloud.stop()
         cloud.wait_until_gone()
+        # Each process of a function unpacked the layer: pytest would keep a gigabyte. The log stays.
+        shutil.rmtree(cloud.folder / "tmp")
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,6 @@ import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection
 from typing import Any
@@ -18,8 +17,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from tests.fixtures.api import Api, Tenant, World, make_world, open_api, settings_for
-from vecmeter_local.server import HttpServer, listen
+from tests.fixtures.api import Api, Tenant, World, make_world, open_api, serving, settings_for
 
 
 @dataclass(frozen=True)
@@ -60,17 +58,6 @@ class Wire:
 def server(shared_api: Api) -> Iterator[int]:
     with serving(shared_api) as port:
         yield port
-
-
-@contextmanager
-def serving(api: Api) -> Iterator[int]:
-    """Serve an API as the local stack does; yields the port."""
-    with listen("127.0.0.1", 0) as listener:
-        server = HttpServer(api.app, listener)
-        server.start()
-        server.wait_until_ready()
-        yield listener.getsockname()[1]
-        server.stop()
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import random
 from collections.abc import Callable
 
 import pytest
-from tests.fixtures.vectors import Store, in_threads, index_of, raised, shuffled, vector
 
+from tests.fixtures.vectors import Store, in_threads, index_of, raised, shuffled, vector
 from vecmeter.errors import VectorExistsError
 from vecmeter.vectors.model import Collection, Query, Written
 from vecmeter.vectors.tables import table_names

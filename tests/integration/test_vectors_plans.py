@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+
 from tests.fixtures.vectors import (
     EXACT_THRESHOLD,
     Catalogue,
@@ -19,7 +21,6 @@ from tests.fixtures.vectors import (
     recall,
     write_all,
 )
-
 from vecmeter.vectors.connection import Connection
 from vecmeter.vectors.model import Collection, Plan, Query, SearchResult, Vector
 from vecmeter.vectors.search import NAMESPACE_SECONDS
@@ -69,12 +70,19 @@ def test_a_large_namespace_is_searched_through_the_index(
         assert not scans & {names.by_namespace, names.all_vectors}
 
 
-def test_a_small_namespace_is_compared_as_a_whole(catalogue: Catalogue, shop: Store, names: Names) -> None:
-    log = PlanLog(shop.database)
+@pytest.mark.parametrize("which", ["catalogue", "l2_catalogue"])
+def test_a_small_namespace_is_compared_as_a_whole(request: pytest.FixtureRequest, which: str) -> None:
+    found: Catalogue = request.getfixturevalue(which)
+    store = Store(found.dsn)
+    log = PlanLog(store.database)
     for filter in (None, HALF):
-        result, scans = searched(catalogue, shop, log, namespace="small", filter=filter)
+        result, scans = searched(found, store, log, namespace="small", filter=filter)
         assert result.plan is Plan.EXACT
-        assert names.hnsw not in scans
+        assert Names(found.collection).hnsw not in scans
+    result, scans = searched(found, store, log, namespace="large", exact=True)
+    assert result.plan is Plan.EXACT
+    assert Names(found.collection).hnsw not in scans
+    store.close()
 
 
 @pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
@@ -122,6 +130,8 @@ def test_a_prepared_statement_is_planned_for_the_filter_at_hand(
     [(generic, custom)] = prepared(shop)
     assert generic == 0
     assert custom > 5, "the statement was not prepared"
+    mode = shop.database.run(lambda connection: connection.execute("SHOW plan_cache_mode").fetchone())
+    assert mode == ("force_custom_plan",), "PostgreSQL may settle on a plan for any values after five executions"
 
 
 def prepared(store: Store) -> list[tuple[int, int]]:
@@ -176,9 +186,9 @@ def test_a_search_is_one_round_trip(
             shop.search(catalogue.collection, query)
             shop.database.run(lambda connection: connection.pgconn.untrace())
             trace.seek(0)
-            sent = [line.split("\t")[3].strip() for line in trace if line.split("\t")[1] == "F"]
+            sent = re.findall(r"\tF\t\d+\t(Sync|Query)\b", trace.read())
     # The last of them: by then the namespace is known to be large, and the statement prepared.
-    assert [message for message in sent if message in ("Sync", "Query")] == ["Sync"]
+    assert sent == ["Sync"]
 
 
 def test_where_the_index_scan_ends_early_the_search_is_exact(catalogue: Catalogue, shop: Store) -> None:

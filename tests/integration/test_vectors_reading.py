@@ -1,4 +1,4 @@
-"""What was written comes back as it was: every float32, every text, every JSON value; lists are complete and in order."""
+"""What was written comes back as it was: numbers, texts, JSON values; lists are complete and in order."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.fixtures.vectors import Store, vector
 
+from tests.fixtures.vectors import Store, vector
 from vecmeter.vectors.model import Query, Vector
 from vecmeter.vectors.records import metadata_bytes
 from vecmeter.vectors.tables import statement

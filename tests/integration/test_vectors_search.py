@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
+
 from tests.fixtures.vectors import (
     Catalogue,
     Store,
     as_numbers,
-    build_catalogue,
     clustered,
     distances,
-    fresh_database,
     index_of,
     nearest,
     numbers,
@@ -22,10 +21,8 @@ from tests.fixtures.vectors import (
     vector,
     write_all,
 )
-
 from vecmeter.errors import VectorNotFoundError
 from vecmeter.vectors.model import IndexDefinition, IndexType, Metric, Plan, Query, Storage, Vector
-from vecmeter_local.postgres import PostgresServer
 
 QUERIES = 20
 
@@ -75,24 +72,12 @@ def test_matches_come_best_first_and_those_at_one_distance_by_id(store: Store, m
     assert [match.score for match in matches] == sorted((match.score for match in matches), reverse=True)
 
 
-@pytest.fixture(scope="module")
-def by_metric(postgres_server: PostgresServer, template_database: str) -> Iterator[dict[Metric, Catalogue]]:
-    """Collections with indexes of float32 for the metrics the catalogue does not have."""
-    with fresh_database(postgres_server, template_database) as dsn:
-        index = IndexDefinition(storage=Storage.FLOAT)
-        yield {m: build_catalogue(dsn, m.value, 6000, 32, m, index) for m in (Metric.L2, Metric.INNER_PRODUCT)}
-
-
-@pytest.mark.parametrize("metric", list(Metric))
+@pytest.mark.parametrize("which", ["catalogue", "l2_catalogue", "product_catalogue"])
 @pytest.mark.parametrize("top_k", [1, 10, 100, 499])
 def test_with_an_index_a_search_finds_what_brute_force_finds(
-    request: pytest.FixtureRequest, metric: Metric, top_k: int
+    request: pytest.FixtureRequest, which: str, top_k: int
 ) -> None:
-    found = (
-        request.getfixturevalue("catalogue")
-        if metric is Metric.COSINE
-        else request.getfixturevalue("by_metric")[metric]
-    )
+    found: Catalogue = request.getfixturevalue(which)
     store = Store(found.dsn)
     results = []
     for query in found.queries(QUERIES, namespace="large", top_k=top_k):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from array import array
 
 import pytest
-from tests.fixtures.vectors import Store, numbers, vector
 
+from tests.fixtures.vectors import Store, numbers, vector
 from vecmeter.errors import InvalidRequestError, VectorExistsError, VectorNotFoundError
 from vecmeter.vectors.model import Collection, IndexDefinition, Metric, Query, Storage, Vector
 from vecmeter.vectors.tables import table_names

@@ -1,0 +1,92 @@
+"""Rules of the house that import-linter cannot express."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SOURCES = sorted(
+    path
+    for folder in ("layers/core/vecmeter", "functions", "infra/local/vecmeter_local")
+    for path in (ROOT / folder).rglob("*.py")
+)
+SETTINGS = {
+    "DATABASE_URL": "postgresql://nowhere",
+    "TABLE_NAME": "none",
+    "AWS_REGION": "us-east-1",
+    "AWS_DEFAULT_REGION": "us-east-1",
+    "AWS_ACCESS_KEY_ID": "none",
+    "AWS_SECRET_ACCESS_KEY": "none",
+}
+
+
+def _modules_after(statement: str, environment: dict[str, str]) -> set[str]:
+    program = f"import json, sys; {statement}; print(json.dumps(sorted(sys.modules)))"
+    kept = {name: os.environ[name] for name in ("PATH",) if name in os.environ}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=kept | environment, capture_output=True, text=True, check=True
+    )
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_file_is_one_idea(path: Path) -> None:
+    lines = path.read_text().splitlines()
+    assert len(lines) <= 420
+    functions = [node for node in ast.walk(ast.parse("\n".join(lines))) if isinstance(node, ast.FunctionDef)]
+    assert [f.name for f in functions if f.end_lineno is not None and f.end_lineno - f.lineno > 60] == []
+    assert path.name != "utils.py"
+
+
+def test_packages_export_nothing() -> None:
+    written = [path for path in SOURCES if path.name == "__init__.py" and path.read_text().strip()]
+    assert [str(path.relative_to(ROOT)) for path in written] == ["layers/core/vecmeter/__init__.py"]
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in SOURCES if "vecmeter_local" not in p.parts and p.name != "handler.py"], ids=str
+)
+def test_environment_is_read_by_functions_and_not_at_import(path: Path) -> None:
+    tree = ast.parse(path.read_text())
+    at_import = [node for node in tree.body if not isinstance(node, (ast.FunctionDef, ast.ClassDef))]
+    assert not any(
+        isinstance(part, ast.Attribute) and part.attr in ("environ", "getenv")
+        for node in at_import
+        for part in ast.walk(node)
+    )
+
+
+def test_modules_import_without_any_setting() -> None:
+    rooms = ["vecmeter.runtime", "vecmeter.tasks", "vecmeter.http.app", "vecmeter.embedding.registry"]
+    routes = [f"{name}_function.routes" for name in ("search", "upsert", "admin")]
+    _modules_after(f"import {', '.join(rooms + routes)}", {})
+
+
+def test_the_maintenance_function_loads_no_fastapi() -> None:
+    loaded = _modules_after("import maintenance_function.handler", SETTINGS)
+    assert not {"fastapi", "starlette", "pydantic", "mangum"} & loaded
+
+
+@pytest.mark.parametrize("name", ["search", "upsert", "admin", "maintenance"])
+def test_a_function_starts_without_what_only_servers_and_the_built_in_embedder_need(name: str) -> None:
+    loaded = _modules_after(f"import {name}_function.handler", SETTINGS)
+    assert not {"numpy", "wordllama", "tokenizers", "psycopg_pool", "uvicorn", "httpx"} & loaded
+
+
+def test_statements_on_dynamodb_and_postgresql_stand_in_their_rooms() -> None:
+    sql = re.compile(r"\b(SELECT .* FROM|INSERT INTO|DELETE FROM|UPDATE \w+ SET)\b")
+    outside = [
+        str(path.relative_to(ROOT))
+        for path in SOURCES
+        if "vectors" not in path.parts and "vecmeter_local" not in path.parts and sql.search(path.read_text())
+    ]
+    # readiness asks for pgvector's version
+    assert outside == ["layers/core/vecmeter/http/health.py"]
