@@ -36,7 +36,7 @@ _INSERT: LiteralString = """
     ), embedded AS (
         INSERT INTO {vectors} AS v (record_id, namespace, embedding)
         SELECT w.record_id, w.namespace, i.embedding FROM written w JOIN input i USING (namespace, id)
-        -- An unchanged vector is left alone: rewriting it would write the HNSW index again. Compared by bits: -0.0 is 0.0.
+        -- An unchanged vector is left alone: rewriting it would write the HNSW index again. By bits, for -0.0 = 0.0.
         ON CONFLICT (record_id) DO UPDATE SET embedding = excluded.embedding
         WHERE vector_send(v.embedding) <> vector_send(excluded.embedding)
     ), [receipt]
