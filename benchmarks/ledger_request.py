@@ -24,12 +24,16 @@ from pathlib import Path
 from typing import Any
 
 from vecmeter.errors import LimitExceededError
-from vecmeter.ledger.admission import Admissions, Demand
+from vecmeter.ledger.admission import Admissions
+from vecmeter.ledger.alerts import Alerts
+from vecmeter.ledger.audit import AuditLog
+from vecmeter.ledger.demands import Demand
 from vecmeter.ledger.encoding import decode, encode
 from vecmeter.ledger.keys import CreatedKey, Keys, parse_secret
 from vecmeter.ledger.metering import Ledger, Outcome
 from vecmeter.ledger.model import Cost, Operation, Policy, Role
 from vecmeter.ledger.prices import PriceList
+from vecmeter.ledger.projects import Projects
 from vecmeter.ledger.table import Table, create_client, create_table
 from vecmeter.ledger.usage import UsageLog
 from vecmeter.ledger.wire import create_wire
@@ -68,10 +72,13 @@ class Requests:
 
     def __init__(self, client: Any, settings: Settings, **policy: int) -> None:
         table = Table(client, TABLE)
-        keys = Keys(table, _now, "test")
-        self.usage = UsageLog(table, settings.usage_retention_days)
+        audit = AuditLog(table, _now, retention_days=1)
+        projects = Projects(table, _now, audit)
+        keys = Keys(table, _now, "test", projects, audit)
+        self.usage = UsageLog(table, settings.usage_retention_days, _now)
         self.admissions = Admissions(table, keys, settings, _now)
-        self.ledger = Ledger(self.admissions, self.usage, PriceList.from_settings(settings), settings, _now)
+        alerts = Alerts(table, _now, 1, lambda project: projects.get(project).user_id)
+        self.ledger = Ledger(self.admissions, self.usage, PriceList.from_settings(settings), alerts, settings, _now)
         self.key: CreatedKey = keys.create(
             user_id="bench", project_id="bench", roles=("search",), policy=Policy(**policy)
         )

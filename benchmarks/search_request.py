@@ -153,7 +153,7 @@ def main() -> None:
         from vecmeter.vectors.model import IndexDefinition, Metric, Vector
 
         process = runtime()
-        process.keys.create_project(project_id="bench", user_id="bench", name=None)
+        process.projects.create(project_id="bench", user_id="bench", name=None)
         policy = Policy(daily_requests=10**9, monthly_requests=10**9)
         keys = [
             process.keys.create(user_id="bench", project_id="bench", roles=("search",), policy=policy) for _ in range(2)

@@ -274,8 +274,8 @@ def test_each_function_may_do_what_it_does_and_no_more() -> None:
     expected = {
         "Search": reads_and_writes,
         "Upsert": reads_and_writes,
-        "Admin": reads_and_writes | lists_and_purges,
-        "Maintenance": (reads_and_writes - {"dynamodb:UpdateItem"}) | lists_and_purges,
+        "Admin": reads_and_writes | lists_and_purges | {"dynamodb:DeleteItem", "dynamodb:ConditionCheckItem"},
+        "Maintenance": reads_and_writes | lists_and_purges | {"dynamodb:DeleteItem"},
     }
     for name, allowed in expected.items():
         role = resources[f"{name}Role"]["Properties"]
@@ -285,7 +285,12 @@ def test_each_function_may_do_what_it_does_and_no_more() -> None:
         assert [actions(other) for other in others] == ([{"sqs:SendMessage"}] if name == "Maintenance" else [])
         embeds = "Embedding" in references(role["ManagedPolicyArns"])
         assert embeds == (name in ("Search", "Upsert"))
+        assert ("UsageExports" in references(role["ManagedPolicyArns"])) == (name in ("Admin", "Maintenance"))
     assert resources["Embedding"]["Condition"] == "UsesBedrock"
+    assert resources["UsageExports"]["Condition"] == "Exports"
+    (exports,) = statements(resources["UsageExports"]["Properties"])
+    assert actions(exports) == {"s3:PutObject", "s3:AbortMultipartUpload"}
+    assert exports["Resource"]["Fn::Sub"].endswith(":s3:::${ExportBucket}/usage/*")
     for statement in (s for stack in ("roles", "schedules") for s in all_statements(infra(stack))):
         assert "*" not in str(statement["Action"])
         assert statement["Resource"] != "*"

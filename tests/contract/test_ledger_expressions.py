@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from tests.fixtures.faults import Fault, FaultyClient
 from tests.fixtures.ledger import Instance, ManualClock, assert_exact, open_instance
 from vecmeter.errors import AuthenticationError, LimitExceededError, ProjectExistsError
-from vecmeter.ledger.model import Operation
+from vecmeter.ledger.model import Operation, Scope
 from vecmeter.ledger.table import Table
 from vecmeter.settings import Settings
 
@@ -23,9 +24,9 @@ def instance(table: Table) -> Instance:
 def test_the_whole_life_of_a_key(instance: Instance, tried: FaultyClient) -> None:
     clock = instance.clock
     assert isinstance(clock, ManualClock)
-    instance.keys.create_project(project_id="project-1", user_id="user-1", name="First")
+    instance.projects.create(project_id="project-1", user_id="user-1", name="First")
     with pytest.raises(ProjectExistsError):
-        instance.keys.create_project(project_id="project-1", user_id="user-1", name="First")
+        instance.projects.create(project_id="project-1", user_id="user-1", name="First")
     key = instance.create_key(project=None, daily_requests=5)
     again = {"project_id": "project-1"}
     assert instance.request(key, tokens=500, **again)
@@ -44,8 +45,35 @@ def test_the_whole_life_of_a_key(instance: Instance, tried: FaultyClient) -> Non
     assert instance.request(key, **again)
     assert [name for name in instance.item(key) if name[0] in "dh"] == ["d261231"]
     assert [listed.policy.notes for listed in instance.keys.list(user_id="user-1")] == ["more"]
-    assert [project.name for project in instance.keys.list_projects()] == ["First"]
+    assert [project.name for project in instance.projects.list()] == ["First"]
     instance.keys.revoke(key.key.api_key_id)
     with pytest.raises(AuthenticationError):
         instance.admit(key, **again)
-    assert instance.usage.purge([key.key.api_key_id], clock()) == 6
+    records = list(instance.table.query(f"R#{key.key.api_key_id}", between=("0", "9")))
+    assert instance.table.delete_many((record["pk"], record["sk"]) for record in records) == 7
+
+
+def test_limits_of_every_kind_and_scope(instance: Instance) -> None:
+    clock = instance.clock
+    assert isinstance(clock, ManualClock)
+    instance.policies.create_project(project_id="project-2", user_id="user-2", name=None)
+    keys = [instance.create_key(user="user-2", project="project-2", requests_per_minute=6) for _ in range(2)]
+    everything = {"daily_requests": 10, "requests_per_hour": 9, "max_concurrent": 3, "daily_cost_usd": 10**6}
+    for scope, scope_id in ((Scope.PROJECT, "project-2"), (Scope.USER, "user-2"), (Scope.SYSTEM, "system")):
+        instance.limit(scope, scope_id, **everything)
+    admitted = 0
+    for number in range(16):
+        clock.advance(seconds=2)
+        with suppress(LimitExceededError):
+            admitted += instance.request(keys[number % 2], project_id="project-2")
+    assert admitted == 9
+    with instance.admit(instance.create_key(user="user-2", project=None), operation=Operation.ADMIN):
+        pass
+    clock.advance(seconds=3800)
+    holds = [instance.admit(keys[0], operation=Operation.UPSERT, writes=3, project_id="project-2")]
+    for hold in holds:
+        with hold:
+            pass
+    instance.limit(Scope.PROJECT, "project-2", daily_requests=1)
+    with pytest.raises(LimitExceededError):
+        instance.admit(keys[0], project_id="project-2")

@@ -13,6 +13,7 @@ import pytest
 
 from tests.fixtures.faults import Fault, FaultyClient, client_error
 from vecmeter.errors import LedgerUnavailableError
+from vecmeter.ledger import transactions
 from vecmeter.ledger.table import BACKOFF_SECONDS, BATCH_ROUNDS, ConditionFailed, Table
 
 MINISTACK = ("wire", "boto3")
@@ -20,6 +21,20 @@ MINISTACK = ("wire", "boto3")
 
 def item(sk: str = "a", **attributes: Any) -> dict[str, Any]:
     return {"pk": "p", "sk": sk, **attributes}
+
+
+ALWAYS = "attribute_exists(pk) OR attribute_not_exists(pk)"
+
+
+def one_of_each() -> list[transactions.Write]:
+    """A put, an update, a delete and a check, of the items a to d; those but the first are to have n = 1."""
+    one: dict[str, Any] = {"condition": "#n = :one", "names": {"#n": "n"}}
+    return [
+        transactions.insert(item("a", n=7)),
+        transactions.update("p", "b", update="ADD #n :two", values={":one": 1, ":two": 2}, **one),
+        transactions.delete("p", "c", values={":one": 1}, **one),
+        transactions.check("p", "d", values={":one": 1}, **one),
+    ]
 
 
 def add_one(table: Table, *, room: int) -> dict[str, Any]:
@@ -150,6 +165,58 @@ class TestTransactions:
         with pytest.raises(expected or type(cancelled)):
             table.insert(item("a"))
         assert tried.calls["transact_write_items"] == (3 if expected is LedgerUnavailableError else 1)
+
+    def test_a_transaction_applies_every_kind_of_write(self, table: Table) -> None:
+        for sk in "bcd":
+            table.put(item(sk, n=1))
+        table.transact(*one_of_each())
+        assert [(found["sk"], found["n"]) for found in table.query("p", between=("a", "z"))] == [
+            ("a", 7),
+            ("b", 3),
+            ("d", 1),
+        ]
+
+    @pytest.mark.parametrize("place", range(4))
+    def test_a_transaction_with_one_condition_that_fails_changes_nothing_and_says_which(
+        self, table: Table, place: int
+    ) -> None:
+        for sk in "bcd":
+            table.put(item(sk, n=1))
+        wrong = item("abcd"[place], n=5)
+        table.put(wrong)
+        before = list(table.query("p", between=("a", "z")))
+        with pytest.raises(ConditionFailed) as failed:
+            table.transact(*one_of_each())
+        assert failed.value.failed == {place}
+        assert failed.value.items == [wrong if other == place else None for other in range(4)]
+        assert list(table.query("p", between=("a", "z"))) == before
+
+    def test_a_condition_that_fails_for_want_of_an_item_is_told_from_one_that_holds(self, table: Table) -> None:
+        with pytest.raises(ConditionFailed) as failed:
+            table.transact(
+                transactions.insert(item("a")),
+                transactions.check("p", "b", condition="attribute_exists(pk)"),
+                transactions.check("p", "c", condition="attribute_not_exists(pk)"),
+            )
+        assert failed.value.failed == {1}
+        assert failed.value.items == [None, None, None]
+
+    @pytest.mark.parametrize("faulty", MINISTACK, indirect=True)
+    @pytest.mark.parametrize("fault", [Fault.LOST_ANSWER, Fault.LOST_REQUEST, Fault.SERVER_ERROR, Fault.TIMED_OUT])
+    def test_a_transaction_whose_answer_was_lost_is_applied_once(
+        self, table: Table, tried: FaultyClient, fault: Fault
+    ) -> None:
+        tried.fail(fault, fault)
+        table.transact(transactions.update("p", "a", update="ADD n :one", condition=ALWAYS, values={":one": 1}))
+        assert tried.calls["transact_write_items"] == 3
+        tried.deliver()
+        assert table.get("p", "a") == item(n=1)
+
+    @pytest.mark.parametrize("faulty", MINISTACK, indirect=True)
+    def test_two_transactions_that_are_alike_are_two(self, table: Table) -> None:
+        for _ in range(2):
+            table.transact(transactions.update("p", "a", update="ADD n :one", condition=ALWAYS, values={":one": 1}))
+        assert table.get("p", "a") == item(n=2)
 
 
 class TestQueries:

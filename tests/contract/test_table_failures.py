@@ -22,6 +22,7 @@ from botocore.exceptions import (
 from tests.fixtures.faults import Fault, FaultyClient, FaultyEndpoint, Reply, client_error
 from tests.fixtures.ledger import wire_to
 from vecmeter.errors import LedgerUnavailableError
+from vecmeter.ledger import transactions
 from vecmeter.ledger.table import BACKOFF_SECONDS, Table, create_client
 
 TEMPORARY = [
@@ -81,6 +82,7 @@ CALLS: dict[str, Callable[[Table], Any]] = {
     "put_new": lambda table: table.put_new(item("new")),
     "update": lambda table: add_one(table, attempts=3),
     "insert": lambda table: table.insert(item("new")),
+    "transact": lambda table: table.transact(transactions.check("p", "a", condition="attribute_not_exists(pk)")),
     "delete": lambda table: table.delete("p", "a"),
     "delete_many": lambda table: table.delete_many([("p", "a")]),
     "query": lambda table: list(table.query("p", between=("a", "b"))),

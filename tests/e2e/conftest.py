@@ -45,7 +45,7 @@ def parameters(postgres_server: PostgresServer) -> dict[str, str]:
     name = f"e2e_{uuid.uuid4().hex[:8]}"
     with psycopg.connect(postgres_server.dsn("postgres"), autocommit=True) as connection:
         connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-    return {"DatabaseUrl": postgres_server.dsn(name)}
+    return {"DatabaseUrl": postgres_server.dsn(name), "AlertEvents": "true"}
 
 
 @pytest.fixture(scope="session")

@@ -144,6 +144,28 @@ def test_own_usage_and_costs_go_to_the_admin_function(operator: Operator) -> Non
         assert answer.status_code == 200, (path, answer.text)
 
 
+def test_an_alert_goes_through_the_stacks_bus_and_topic(operator: Operator) -> None:
+    """By the functions' own roles: the emulator enforces them."""
+    deployment, cloud = operator.deployment, operator.deployment.cloud
+    sqs, sns = cloud.client("sqs"), cloud.client("sns")
+    queue = sqs.create_queue(QueueName="alerts-of-the-stack")["QueueUrl"]
+    arn = sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+    allowed = {"Effect": "Allow", "Principal": {"Service": "sns.amazonaws.com"}, "Action": "sqs:SendMessage"}
+    policy = {"Version": "2012-10-17", "Statement": [allowed | {"Resource": arn}]}
+    sqs.set_queue_attributes(QueueUrl=queue, Attributes={"Policy": json.dumps(policy)})
+    sns.subscribe(TopicArn=deployment.outputs["AlertTopicArn"], Protocol="sqs", Endpoint=arn)
+    tenant = make_tenant(operator, daily_requests=5)
+    for _ in range(4):
+        assert tenant.call("GET", "").status_code == 200
+    message = until(lambda: sqs.receive_message(QueueUrl=queue).get("Messages"), 20, "a message of the topic")
+    text = json.loads(message[0]["Body"])["Message"]
+    assert f"key {tenant.api_key_id} has used 4 of 5 (80.0 %) of daily_requests" in text
+    path = f"/v1/admin/usage/alerts?api_key_id={tenant.api_key_id}"
+    (alert,) = deployment.call("GET", path, operator.key).json()["alerts"]
+    assert alert["alert_id"] in text
+    assert deployment.run_task("sweep_alerts")["status"] == "ok"
+
+
 def test_refusals_pass_through_the_gateway_unchanged(operator: Operator) -> None:
     deployment = operator.deployment
     unknown = deployment.call("POST", "/v1/projects/p/collections/c/search", "vm_live_none", {"vector": [1]})

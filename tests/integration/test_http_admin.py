@@ -44,7 +44,7 @@ def test_two_projects_of_a_name_are_409_whoever_owns_the_first(two: tuple[World,
     for world in two:
         body = {"project_id": one.tenant.project, "user_id": world.tenant.user}
         problem(world.tenant.api.call("POST", "/admin/projects", world.admin, json=body), 409, "project_exists")
-    owner = one.tenant.api.runtime.keys.get_project(one.tenant.project).user_id
+    owner = one.tenant.api.runtime.projects.get(one.tenant.project).user_id
     assert owner == one.tenant.user != other.tenant.user
 
 
@@ -112,7 +112,7 @@ def test_an_expired_key_is_refused_from_its_expiry_on(api: Api) -> None:
 
 def test_keys_are_listed_page_by_page_by_user_and_by_project(world: World) -> None:
     api, tenant = world.tenant.api, world.tenant
-    ours = {world.admin, tenant.key, world.other}
+    ours = (world.admin, tenant.key, world.other)
     wanted = sorted(key.key.api_key_id for key in ours)
     for key in (world.admin, world.system):
         found, token = [], ""
@@ -132,45 +132,12 @@ def test_keys_are_listed_page_by_page_by_user_and_by_project(world: World) -> No
 
 
 @pytest.mark.parametrize("route", ADMIN_ROUTES, ids=str)
-def test_an_admin_neither_sees_nor_changes_anything_of_another_user(two: tuple[World, World], route: Route) -> None:
-    """As if it did not exist, or as if the list were empty."""
-    ours, theirs = two
-    before = theirs.state()
-    answer = theirs.call(route, ours.admin)
-    if route.operation.startswith(("list_", "usage_")):
-        assert answer.status_code == 200
-        assert theirs.tenant.project not in answer.text
-        assert not any(key.key.api_key_id in answer.text for key in (theirs.admin, theirs.tenant.key, theirs.other))
-        for query in (
-            f"?user_id={theirs.tenant.user}",
-            *([f"?project_id={theirs.tenant.project}"] if route.operation != "list_projects" else []),
-            *([f"?api_key_id={theirs.other.key.api_key_id}"] if route.operation.startswith("usage_") else []),
-        ):
-            asked = problem(theirs.call(route, ours.admin, query=query), 404)
-            missing = query.split("=")[0] + "=" + ("key_00000000000" if "api_key_id" in query else "missing")
-            nothing = problem(theirs.call(route, ours.admin, query=missing), 404)
-            assert (asked["code"], asked["title"]) == (nothing["code"], nothing["title"])
-    else:
-        body = problem(answer, 404)
-        nothing = problem(_of_nobody(theirs, ours, route), 404)
-        assert (body["code"], body["title"]) == (nothing["code"], nothing["title"])
-    assert theirs.state() == before
-
-
-def _of_nobody(theirs: World, ours: World, route: Route) -> Any:
-    """The same request about what does not exist."""
-    path = route.path.format(project="missing", key="key_00000000000", collection="c", vector="a")
-    body = (
-        None if route.body is None else {**route.body, "user_id": "nobody"} if "user_id" in route.body else route.body
-    )
-    return theirs.tenant.api.call(route.method, path, ours.admin, json=body)
-
-
-@pytest.mark.parametrize("route", ADMIN_ROUTES, ids=str)
 def test_a_system_admin_may_do_everything_for_everybody(world: World, route: Route) -> None:
     if route.operation == "create_project":
         body = {"project_id": f"{world.tenant.project}-2", "user_id": world.tenant.user}
         assert world.call(route, world.system, json=body).status_code == 201
+    elif route.operation == "delete_project":
+        problem(world.call(route, world.system), 409, "project_not_empty")
     else:
         assert world.call(route, world.system).status_code in (200, 201)
 
@@ -219,7 +186,7 @@ def test_a_key_of_the_operator_that_is_confined_to_a_project_is_no_system_admin(
     api = ours.tenant.api
     confined = api.create_key(SYSTEM_USER, ours.tenant.project, *Role)
     for route in ADMIN_ROUTES:
-        if not route.operation.startswith(("list_", "usage_")):
+        if "{" in f"{route.path}{route.body}":  # lists: test_http_ownership.py
             problem(theirs.call(route, confined), 404)
     assert theirs.tenant.project not in api.call("GET", "/admin/projects", confined).text
     problem(theirs.tenant.call("GET", key=confined), 404, "project_not_found")

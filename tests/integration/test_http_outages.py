@@ -23,7 +23,13 @@ from vecmeter.http.fields import ProjectPath
 from vecmeter.http.route import BusinessRoute
 from vecmeter.ledger.model import Operation, Role
 
-USES_DATABASE = [route for route in ROUTES if route.role in (Role.SEARCH, Role.WRITE) or route.system_only]
+USES_DATABASE = [
+    route
+    for route in ROUTES
+    if route.role in (Role.SEARCH, Role.WRITE)
+    or route.path.startswith("/admin/maintenance")
+    or route.operation == "delete_project"
+]
 
 
 @pytest.fixture(scope="module")

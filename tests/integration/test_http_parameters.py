@@ -29,6 +29,7 @@ PARAMETERS = [
             "list_collections",
             "list_keys",
             "list_projects",
+            "list_audit_records",
             "usage_records",
             "maintenance_runs",
         )
@@ -50,6 +51,8 @@ PARAMETERS = [
     ("list_keys", "user_id=", "user_id"),
     ("list_keys", "user_id=a%23b", "user_id"),
     ("list_projects", "user_id=%00", "user_id"),
+    ("list_audit_records", "user_id=a%23b", "user_id"),
+    *[("list_audit_records", f"target={value}", "target") for value in ("", "key", "key:", ":a", "key:a%23b", "K:a")],
 ]
 
 
@@ -82,7 +85,15 @@ POSITIONS += [("list_collections", "beyond time")]
 @pytest.mark.parametrize("name", TOKENS)
 @pytest.mark.parametrize(
     "operation",
-    ["list_vectors", "list_collections", "list_keys", "list_projects", "usage_records", "maintenance_runs"],
+    [
+        "list_vectors",
+        "list_collections",
+        "list_keys",
+        "list_projects",
+        "list_audit_records",
+        "usage_records",
+        "maintenance_runs",
+    ],
 )
 def test_a_page_token_nobody_gave_is_refused(shared_world: World, operation: str, name: str) -> None:
     route = BY_NAME[operation]

@@ -56,6 +56,9 @@ BODIES: dict[str, list[dict[str, Any]]] = {
         {"user_id": "u", "roles": ["search"], "expires_at": "2099-01-01T00:00:00Z", "quota": {"notes": "n"}}
     ],
     "create_project": [{"project_id": "p", "user_id": "u", "name": "n"}],
+    "change_project": [{"name": "n"}],
+    "change_key": [{"name": None, "roles": ["search"], "expires_at": "2099-01-01T00:00:00Z"}],
+    "rotate_key": [{"grace_seconds": 5}],
     "set_quota": [{"daily_requests": 5, "active": True, "notes": "n", "alert_threshold_pct": 50}],
     "run_maintenance": [{"project_id": "p", "collection": "c"}],
 }

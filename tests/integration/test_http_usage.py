@@ -167,6 +167,7 @@ def test_quotas_are_reported_with_percentages_and_what_is_exceeded(used: World) 
         "daily_tokens": 1_000_000,
         "monthly_tokens": 100,
         "alert_threshold_pct": 90,
+        "alert_repeat_hourly": False,
     }
     assert set(quotas) == {"daily_requests", "monthly_requests", "daily_tokens", "monthly_tokens"}
     midnight = (api.clock() + timedelta(days=1)).replace(hour=0, minute=0, second=0)
@@ -213,7 +214,10 @@ def test_any_key_sees_its_own_usage_quota_and_costs_for_free(used: World) -> Non
     assert quota == api.call("GET", f"/admin/usage/quota/{tenant.key.key.api_key_id}", used.admin).json()
     costs = api.call("GET", "/costs/me", tenant.key).json()
     spent = before["micro_usd"] / 1_000_000
+    *earlier, today = costs.pop("days")
     assert costs == {"today_usd": spent, "month_usd": spent, "price_version": "default-1"}
+    assert (today["date"], today["cost_usd"], today["requests"]) == (str(api.clock().date()), spent, 5)
+    assert [(day["cost_usd"], day["requests"], day["by_operation"]) for day in earlier] == [(0.0, 0, {})] * 29
     assert spent == pytest.approx(usage.json()["cost_usd"]) != 0
     assert api.used(tenant.key) == before
 

@@ -35,12 +35,14 @@ def test_a_collection_is_created_described_listed_and_dropped(tenant: Tenant) ->
         "metric": "cosine",
         "index": {"type": "hnsw", "m": 16, "ef_construction": 128, "storage": "half", "state": "pending"},
         "count": 0,
+        "stored_bytes": 0,
         "bytes": 0,
         "index_bytes": 0,
     }
     tenant.write("/Notes-1.a_b", {"id": "a", "vector": [1, 2, 3]}, {"id": "b", "vector": [1, 2, 4]})
     found = tenant.call("GET", "/Notes-1.a_b").json()
     assert (found["count"], found["bytes"] > 0, found["index_bytes"]) == (2, True, 0)
+    assert found["stored_bytes"] == 2 * (3 * 4 + len("a") + len("{}"))
     listed = tenant.call("GET").json()
     assert listed["collections"] == [
         {name: found[name] for name in ("name", "dimension", "metric", "index", "created_at")}

@@ -92,7 +92,7 @@ class TestWhere:
     def test_another_project_is_missing_whether_it_exists_or_not(
         self, instance: Instance, faults: FaultyClient
     ) -> None:
-        instance.keys.create_project(project_id="other", user_id="user-1", name=None)
+        instance.projects.create(project_id="other", user_id="user-1", name=None)
         key = instance.create_key()
         existing = refused(instance, faults, ProjectNotFoundError, key, project_id="other")
         missing = refused(instance, faults, ProjectNotFoundError, key, project_id="nowhere")
@@ -102,7 +102,7 @@ class TestWhere:
         self, instance: Instance, faults: FaultyClient
     ) -> None:
         for project, user in (("mine", "user-1"), ("theirs", "user-2")):
-            instance.keys.create_project(project_id=project, user_id=user, name=None)
+            instance.projects.create(project_id=project, user_id=user, name=None)
         key = instance.create_key(project=None)
         assert instance.request(key, project_id="mine")
         refused(instance, faults, ProjectNotFoundError, key, project_id="theirs")
@@ -110,7 +110,7 @@ class TestWhere:
         assert [record.project_id for record in instance.records(key)] == ["mine"]
 
     def test_a_system_admin_reaches_every_project(self, instance: Instance, faults: FaultyClient) -> None:
-        instance.keys.create_project(project_id="theirs", user_id="user-2", name=None)
+        instance.projects.create(project_id="theirs", user_id="user-2", name=None)
         admin = instance.create_key(user=SYSTEM_USER, project=None, roles=tuple(Role))
         assert instance.request(admin, project_id="theirs")
         refused(instance, faults, ProjectNotFoundError, admin, project_id="nowhere")
@@ -118,12 +118,12 @@ class TestWhere:
     def test_a_system_key_without_the_admin_role_is_no_system_admin(
         self, instance: Instance, faults: FaultyClient
     ) -> None:
-        instance.keys.create_project(project_id="theirs", user_id="user-2", name=None)
+        instance.projects.create(project_id="theirs", user_id="user-2", name=None)
         key = instance.create_key(user=SYSTEM_USER, project=None, roles=(Role.SEARCH,))
         refused(instance, faults, ProjectNotFoundError, key, project_id="theirs")
 
     def test_an_admin_of_a_user_reaches_no_other_users_project(self, instance: Instance, faults: FaultyClient) -> None:
-        instance.keys.create_project(project_id="theirs", user_id="user-2", name=None)
+        instance.projects.create(project_id="theirs", user_id="user-2", name=None)
         admin = instance.create_key(project=None, roles=tuple(Role))
         refused(instance, faults, ProjectNotFoundError, admin, project_id="theirs")
 

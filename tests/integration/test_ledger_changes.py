@@ -9,8 +9,15 @@ from typing import Any
 
 import pytest
 
+from tests.fixtures.faults import FaultyClient
 from tests.fixtures.ledger import Instance, ManualClock
-from vecmeter.errors import AuthenticationError, CostExceedsLimitError, LimitExceededError, VecmeterError
+from vecmeter.errors import (
+    AuthenticationError,
+    CostExceedsLimitError,
+    LedgerUnavailableError,
+    LimitExceededError,
+    VecmeterError,
+)
 from vecmeter.ledger.keys import CreatedKey
 
 
@@ -167,3 +174,18 @@ class TestChanges:
 
     def test_a_key_created_elsewhere_is_known_at_once(self, instance: Instance, another: Instance) -> None:
         assert another.request(instance.create_key())
+
+    def test_a_configuration_that_never_stands_still_admits_nobody(
+        self, instance: Instance, another: Instance, key: CreatedKey, faults: FaultyClient
+    ) -> None:
+        def disturb(name: str) -> None:
+            if name == "update_item":
+                faults.recover()
+                another.keys.change_policy(key.key.api_key_id, lambda policy: policy)
+                faults.choose = disturb
+
+        faults.choose = disturb
+        with pytest.raises(LedgerUnavailableError):
+            instance.admit(key)
+        faults.recover()
+        assert instance.used(key)["requests"] == 2

@@ -134,7 +134,7 @@ class TestTheDead:
     def test_a_record_of_the_dead_says_all_that_is_known(
         self, instance: Instance, faults: FaultyClient, clock: ManualClock
     ) -> None:
-        instance.keys.create_project(project_id="mine", user_id="user-1", name=None)
+        instance.projects.create(project_id="mine", user_id="user-1", name=None)
         key = instance.create_key(project=None)
         dead = instance.admit(key, tokens=500, project_id="mine", operation=Operation.UPSERT)
         clock.advance(seconds=61)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from dataclasses import replace
 
 import pytest
 
 from tests.fixtures.faults import Fault, FaultyClient
-from tests.fixtures.ledger import Instance, ManualClock, assert_exact, open_instance
+from tests.fixtures.ledger import Instance, ManualClock, assert_exact, open_instance, secret_with
 from vecmeter.errors import (
     AuthenticationError,
     LedgerUnavailableError,
@@ -126,6 +127,30 @@ class TestAway:
         instance.request(key)
         assert_exact(instance, key, success=3, unknown=1)
 
+    def test_a_refusal_that_cannot_be_sealed_is_still_a_refusal(
+        self, instance: Instance, another: Instance, faults: FaultyClient
+    ) -> None:
+        key = instance.create_key(daily_requests=2)
+        instance.request(key)
+        # The first try is lost, the other instance takes the last place, the second try is refused, the seal fails.
+        steps = iter([Fault.LOST_REQUEST, "full", *[Fault.AWAY] * 3])
+
+        def choose(_: str) -> Fault | None:
+            step = next(steps, None)
+            if step == "full":
+                faults.recover()
+                another.request(key)
+                faults.choose = choose
+                return None
+            return step  # type: ignore[return-value]
+
+        faults.choose = choose
+        with pytest.raises(LimitExceededError):
+            instance.admit(key)
+        assert next(steps, "all done") == "all done"
+        faults.recover()
+        assert_exact(instance, key, success=2, quota_exceeded=1)
+
     def test_a_missing_table_is_a_ledger_that_is_away(self, instance: Instance, key: CreatedKey) -> None:
         instance.table.name = "no-such-table"
         with pytest.raises(LedgerUnavailableError):
@@ -193,3 +218,103 @@ def test_looking_at_ones_own_meter_is_free(instance: Instance, faults: FaultyCli
     assert seen.key.api_key_id == key.key.api_key_id
     assert calls == {"get_item": 3}
     assert instance.item(key) == before
+
+
+class TestReadsGoOn:
+    """OUTAGE_READ_SECONDS above 0, which is the default."""
+
+    @pytest.fixture
+    def settings(self, settings: Settings) -> Settings:
+        return replace(settings, outage_read_seconds=300)
+
+    @pytest.fixture
+    def key(self, instance: Instance) -> CreatedKey:
+        return instance.create_key()
+
+    def test_a_key_seen_lately_may_read_and_its_record_is_in_the_log(
+        self, instance: Instance, key: CreatedKey, faults: FaultyClient, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        instance.request(key)
+        faults.go_away()
+        assert instance.request(key, tokens=7) is False, "the ledger did not take it"
+        [logged] = [r.usage_record for r in caplog.records if hasattr(r, "usage_record")]
+        assert (logged["tokens"], logged["status"], logged["api_key_id"]) == (7, "success", key.key.api_key_id)
+        faults.recover()
+
+    def test_what_was_logged_is_counted_once_when_it_is_replayed(
+        self, instance: Instance, key: CreatedKey, faults: FaultyClient, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        instance.request(key)
+        faults.go_away()
+        for _ in range(2):
+            instance.request(key, tokens=7)
+        faults.recover()
+        logged = [UsageRecord(**r.usage_record) for r in caplog.records if hasattr(r, "usage_record")]
+        assert [instance.ledger.replay(record) for record in logged * 2] == [True, True, False, False]
+        assert_exact(instance, key, success=3)
+
+    @pytest.mark.parametrize("operation", [Operation.UPSERT, Operation.DELETE, Operation.ADMIN])
+    def test_writes_are_refused(
+        self, instance: Instance, key: CreatedKey, faults: FaultyClient, operation: Operation
+    ) -> None:
+        instance.request(key)
+        faults.go_away()
+        with pytest.raises(LedgerUnavailableError):
+            instance.admit(key, operation=operation)
+
+    def test_writes_go_on_where_the_operator_wants_that(
+        self, table: Table, settings: Settings, clock: ManualClock, key: CreatedKey, faults: FaultyClient
+    ) -> None:
+        instance = open_instance(table, replace(settings, outage_write_seconds=60), clock)
+        instance.request(key)
+        faults.go_away()
+        assert instance.request(key, operation=Operation.UPSERT) is False
+
+    def test_keys_not_seen_lately_are_refused(
+        self, instance: Instance, another: Instance, key: CreatedKey, faults: FaultyClient, clock: ManualClock
+    ) -> None:
+        instance.request(key)
+        faults.go_away()
+        with pytest.raises(LedgerUnavailableError):
+            another.admit(key)
+        clock.advance(seconds=301)
+        with pytest.raises(LedgerUnavailableError):
+            instance.admit(key)
+
+    def test_a_wrong_secret_or_a_revoked_key_does_not_get_in(
+        self, instance: Instance, key: CreatedKey, faults: FaultyClient
+    ) -> None:
+        instance.request(key)
+        wrong = secret_with(key.key.api_key_id, "0" * 22)
+        other = instance.create_key()
+        instance.request(other)
+        instance.keys.revoke(other.key.api_key_id)
+        with pytest.raises(AuthenticationError):
+            instance.admit(other)
+        faults.go_away()
+        for secret in (wrong, other.secret):
+            with pytest.raises(AuthenticationError):
+                instance.admit(secret)
+
+    def test_nobody_waits_for_a_table_that_was_just_found_away(
+        self, instance: Instance, key: CreatedKey, faults: FaultyClient
+    ) -> None:
+        instance.request(key)
+        faults.go_away()
+        instance.request(key)
+        with faults.counted() as calls:
+            for _ in range(10):
+                instance.request(key)
+        assert not calls
+
+    def test_a_table_that_is_back_counts_again(
+        self, table: Table, settings: Settings, clock: ManualClock, key: CreatedKey, faults: FaultyClient
+    ) -> None:
+        seconds = itertools.count(step=10)
+        instance = open_instance(table, settings, clock, seconds.__next__)
+        instance.request(key)
+        faults.go_away()
+        instance.request(key)
+        faults.recover()
+        assert instance.request(key)
+        assert instance.used(key)["requests"] == 2

@@ -17,7 +17,9 @@ from tests.fixtures.ledger import NOON, Instance, ManualClock, totals
 from vecmeter.errors import LimitExceededError
 from vecmeter.ledger.keys import CreatedKey
 from vecmeter.ledger.model import Operation, Status, UsageRecord, from_epoch_ms
-from vecmeter.ledger.usage import REFUSAL_INTERVAL, UsageLog, record_position, summarize
+from vecmeter.ledger.rollups import Rollups
+from vecmeter.ledger.totals import summarize
+from vecmeter.ledger.usage import REFUSAL_INTERVAL, UsageLog, record_position
 
 NAMES = st.none() | st.text(max_size=12)
 COUNTS = st.integers(0, 10**12)
@@ -66,6 +68,13 @@ def record(request_id: str = "r1", **changes: Any) -> UsageRecord:
 def read(instance: Instance, *keys: str, **options: Any) -> list[UsageRecord]:
     year = timedelta(days=3650)
     return list(instance.usage.read(keys or ["key_records"], NOON - year, NOON + year, **options))
+
+
+def roll_up(instance: Instance) -> None:
+    """Roll up all there is, days after it was written."""
+    clock: Any = instance.clock
+    clock.advance(days=5)
+    Rollups(instance.table, instance.usage, clock, 800).roll_up()
 
 
 class TestRecords:
@@ -155,13 +164,34 @@ class TestRetention:
         for day in range(60):
             instance.usage.keep(record(f"r{day}", started_at=NOON - timedelta(days=day)))
         instance.usage.keep(record("other", api_key_id="key_other", started_at=NOON - timedelta(days=59)))
-        assert instance.usage.purge(["key_records"], NOON - timedelta(days=29)) == 30
+        before = NOON - timedelta(days=29)
+        assert instance.usage.purge("user-1", "key_records", before) == 0, "nothing is rolled up"
+        roll_up(instance)
+        assert instance.usage.purge("user-1", "key_records", before) == 30
         assert len(read(instance)) == 30
         assert len(read(instance, "key_other")) == 1
-        assert instance.usage.purge(["key_records"], NOON - timedelta(days=29)) == 0
+        assert instance.usage.purge("user-1", "key_records", before) == 0
 
-    def test_dynamodb_is_told_when_a_record_has_served(self, instance: Instance) -> None:
-        UsageLog(instance.table, retention_days=2).keep(record())
+    def test_records_of_an_hour_that_is_not_rolled_up_are_not_purged_nor_those_after_it(
+        self, instance: Instance, clock: ManualClock
+    ) -> None:
+        for day in range(4):
+            instance.usage.keep(record(f"r{day}", started_at=NOON + timedelta(days=day)))
+        roll_up(instance)
+        instance.usage.keep(record("late", started_at=NOON + timedelta(days=1)))
+        assert instance.usage.purge("user-1", "key_records", clock()) == 1
+        assert {r.request_id for r in read(instance)} == {"r1", "r2", "r3", "late"}
+        roll_up(instance)
+        assert instance.usage.purge("user-1", "key_records", clock()) == 4
+
+    def test_only_whole_hours_are_purged(self, instance: Instance) -> None:
+        for minute in range(0, 120, 10):
+            instance.usage.keep(record(f"r{minute}", started_at=NOON + timedelta(minutes=minute)))
+        roll_up(instance)
+        assert instance.usage.purge("user-1", "key_records", NOON + timedelta(minutes=110)) == 6
+
+    def test_dynamodb_is_told_when_a_record_has_served(self, instance: Instance, clock: ManualClock) -> None:
+        UsageLog(instance.table, 2, clock).keep(record())
         [item] = instance.table.query("R#key_records", between=("0", "9"))
         assert item["ttl"] == int((NOON + timedelta(days=2)).timestamp())
 
@@ -233,8 +263,18 @@ class TestSummaries:
         assert (total.tokens, total.vectors, total.bytes, total.micro_usd) == (10, 2, 7, 5)
         assert (total.avg_duration_ms, total.success_rate) == (7.5, 0.5)
         assert {op: t.requests for op, t in summary.by_operation.items()} == {Operation.SEARCH: 3, Operation.ADD: 1}
-        assert {hour: t.requests for hour, t in summary.by_hour.items()} == {NOON: 3, NOON + timedelta(hours=1): 1}
+        assert {hour: t.requests for hour, t in summary.series.items()} == {NOON: 3, NOON + timedelta(hours=1): 1}
         assert summary.top_endpoints == [("POST /search", 2), ("POST /add", 1)]
+
+    def test_a_repeated_answer_is_no_request_and_a_refusal_of_no_requests_is_one(self) -> None:
+        records = [
+            record("a", duration_ms=10.0),
+            record("b", requests=0, duration_ms=4.0, response_bytes=7),
+            record("c", requests=0, status=Status.QUOTA_EXCEEDED),
+        ]
+        total = summarize(records).total
+        assert (total.requests, total.succeeded, total.refused, total.bytes) == (1, 1, 1, 7)
+        assert (total.avg_duration_ms, total.success_rate) == (10.0, 1.0)
 
     def test_nothing_sums_up_to_nothing(self) -> None:
         total = summarize([]).total

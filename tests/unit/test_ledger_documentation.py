@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from vecmeter.ledger.quotas import METERS, QUOTAS
+from vecmeter.ledger.quotas import LIMIT_CODES, METERS
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "docs" / "ledger.md", *(ROOT / "docs" / "adr").glob("0002-*.md")]
+PAGES = [ROOT / "docs" / "ledger.md", ROOT / "docs" / "limits.md", *(ROOT / "docs" / "adr").glob("0002-*.md")]
 TESTS = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
 
 
@@ -26,7 +26,7 @@ def test_every_test_the_page_names_exists(page: Path) -> None:
 
 def test_the_page_shows_every_counter_and_every_limit_of_the_item() -> None:
     text = PAGES[0].read_text()
+    limits = PAGES[1].read_text()
     assert {name[0] for name in re.findall(r"`([a-zA-Z]\d{4,6})`", text)} == {meter.letter for meter in METERS}
-    codes = re.search(r"`(dr mr dt mt)`", text)
-    assert codes is not None
-    assert codes[1].split() == [quota.code for quota in QUOTAS]
+    table = limits[limits.index("### Limits by their short names") :]
+    assert set(re.findall(r"^\| `(\w\w)` \|", table, re.MULTILINE)) == set(LIMIT_CODES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
@@ -45,9 +46,18 @@ def test_the_price_list_is_that_of_the_settings() -> None:
             "PRICE_REQUEST": "2000000",
             "PRICE_VECTOR_WRITTEN": "3000000",
             "PRICE_TOKEN": "500000",
+            "PRICE_STORAGE_GB_HOUR": "137000000",
         }
     )
     prices = PriceList.from_settings(settings)
     assert prices.version == "2026-11"
     assert prices.micro_usd(Operation.SEARCH, tokens=4, vectors=10) == 9
     assert prices.micro_usd(Operation.UPSERT, tokens=4, vectors=10) == 34
+    assert prices.storage_micro_usd(2_000_000_000) == 274
+
+
+@given(LISTS, st.integers(0, 10**15), PRICES)
+def test_storage_is_the_exact_price_of_the_gb_hours_rounded_up_once(prices: PriceList, stored: int, price: int) -> None:
+    cost = replace(prices, storage_gb_hour=price).storage_micro_usd(stored)
+    exact = Fraction(stored * price, 10**9 * 10**6)
+    assert exact <= cost < exact + 1

@@ -8,16 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vecmeter.ledger.model import ApiKey, Cost, Policy, epoch_ms, from_epoch_ms
+from vecmeter.ledger.accounts import Account, amounts_of
+from vecmeter.ledger.model import Cost, Policy, Scope, epoch_ms, from_epoch_ms
 from vecmeter.ledger.quotas import (
-    DAILY_REQUESTS,
     METERS,
-    QUOTAS,
+    POLICY_LIMITS,
     Window,
-    effective_limits,
-    effective_policy,
-    limit_state,
+    key_limits,
     policy_from_item,
+    policy_of,
     policy_to_item,
 )
 from vecmeter.settings import Settings
@@ -26,30 +25,18 @@ from vecmeter.settings import Settings
 MOMENTS = st.datetimes(datetime(2020, 1, 1), datetime(2099, 12, 31), timezones=st.just(UTC))  # noqa: DTZ001
 LIMITS = st.none() | st.integers(0, 10**15)
 DEFAULTS = Settings.from_environment({"DATABASE_URL": "postgresql://nowhere.invalid", "TABLE_NAME": "t"})
+NUMBERS = [name for name in POLICY_LIMITS if not name.startswith("alert_")]
+LIMITED = st.fixed_dictionaries({}, optional=dict.fromkeys(NUMBERS, LIMITS)).map(lambda limits: Policy(**limits))
 POLICIES = st.builds(
     Policy,
     active=st.booleans(),
     notes=st.none() | st.text(max_size=20),
-    daily_requests=LIMITS,
-    monthly_requests=LIMITS,
-    daily_tokens=LIMITS,
-    monthly_tokens=LIMITS,
+    profile=st.none() | st.just("assistant"),
     alert_threshold_pct=st.none() | st.integers(1, 100),
+    alert_repeat_hourly=st.none() | st.booleans(),
+    defaults=st.dictionaries(st.sampled_from(Scope), LIMITED, max_size=3),
+    **dict.fromkeys(NUMBERS, LIMITS),
 )
-
-
-def key_with(policy: Policy) -> ApiKey:
-    return ApiKey(
-        api_key_id="key_1",
-        secret_hash=b"",
-        revoked=False,
-        version=1,
-        expires_at=None,
-        user_id="u",
-        project_id="p",
-        roles=frozenset(),
-        policy=policy,
-    )
 
 
 @given(MOMENTS, st.sampled_from(Window))
@@ -76,19 +63,19 @@ def test_no_two_meters_share_a_counter(now: datetime) -> None:
 
 
 @pytest.mark.parametrize(
-    ("moment", "window", "counter", "end"),
+    ("moment", "window", "tag", "end"),
     [
-        (datetime(2026, 12, 31, 23, 59, 59, 999999, UTC), Window.DAY, "d261231", datetime(2027, 1, 1, tzinfo=UTC)),
-        (datetime(2026, 12, 31, 23, 59, 59, 999999, UTC), Window.MONTH, "d2612", datetime(2027, 1, 1, tzinfo=UTC)),
-        (datetime(2028, 2, 29, tzinfo=UTC), Window.MONTH, "d2802", datetime(2028, 3, 1, tzinfo=UTC)),
-        (datetime(2027, 1, 31, tzinfo=UTC), Window.MONTH, "d2701", datetime(2027, 2, 1, tzinfo=UTC)),
-        (datetime(2027, 1, 1, tzinfo=UTC), Window.DAY, "d270101", datetime(2027, 1, 2, tzinfo=UTC)),
+        (datetime(2026, 12, 31, 23, 59, 59, 999999, UTC), Window.DAY, "261231", datetime(2027, 1, 1, tzinfo=UTC)),
+        (datetime(2026, 12, 31, 23, 59, 59, 999999, UTC), Window.MONTH, "2612", datetime(2027, 1, 1, tzinfo=UTC)),
+        (datetime(2028, 2, 29, tzinfo=UTC), Window.MONTH, "2802", datetime(2028, 3, 1, tzinfo=UTC)),
+        (datetime(2027, 1, 31, tzinfo=UTC), Window.MONTH, "2701", datetime(2027, 2, 1, tzinfo=UTC)),
+        (datetime(2027, 1, 1, tzinfo=UTC), Window.DAY, "270101", datetime(2027, 1, 2, tzinfo=UTC)),
     ],
 )
 def test_windows_end_at_midnight_and_at_the_end_of_the_month(
-    moment: datetime, window: Window, counter: str, end: datetime
+    moment: datetime, window: Window, tag: str, end: datetime
 ) -> None:
-    assert window.counter("d", moment) == counter
+    assert window.tag(moment) == tag
     assert window.end(moment) == end
 
 
@@ -107,34 +94,41 @@ def test_a_policy_comes_back_from_the_item_as_it_was(policy: Policy) -> None:
     assert policy_from_item(policy_to_item(policy)) == policy
 
 
-@given(POLICIES)
-def test_a_limit_is_the_policys_own_else_the_default(policy: Policy) -> None:
-    limits = {quota.name: limit for quota, limit in effective_limits(key_with(policy), DEFAULTS)}
-    shown = effective_policy(key_with(policy), DEFAULTS)
-    for quota in QUOTAS:
-        own = getattr(policy, quota.name)
-        expected = getattr(DEFAULTS, f"default_{quota.name}") if own is None else own
-        assert shown[quota.name] == expected
-        assert not policy.active or limits[quota.name] == expected
-    assert policy.active or not limits
+@given(POLICIES, st.dictionaries(st.sampled_from(["dr", "mt", "rm"]), st.integers(0, 10**15)))
+def test_a_limit_is_the_policys_own_else_inherited_else_the_default(policy: Policy, inherited: dict[str, int]) -> None:
+    names = {"dr": "daily_requests", "mt": "monthly_tokens", "rm": "requests_per_minute"}
+    shown = policy_of(key_limits(policy, inherited, DEFAULTS))
+    for name in NUMBERS:
+        own = getattr(policy, name)
+        above = {names[code]: limit for code, limit in inherited.items()}
+        expected = own if own is not None else above.get(name, getattr(DEFAULTS, f"default_{name}", None))
+        assert shown.get(name) == (expected if policy.active else None)
 
 
 def test_the_defaults_are_those_the_documents_promise() -> None:
-    limits = {quota.name: limit for quota, limit in effective_limits(key_with(Policy()), DEFAULTS)}
-    assert limits == {
+    shown = policy_of(key_limits(Policy(), {}, DEFAULTS))
+    assert shown == {
         "daily_requests": 10_000,
         "monthly_requests": 300_000,
         "daily_tokens": 1_000_000,
         "monthly_tokens": 30_000_000,
+        "alert_threshold_pct": 80,
+        "alert_repeat_hourly": False,
     }
 
 
 def test_remaining_is_never_below_zero() -> None:
     now = datetime(2026, 11, 21, tzinfo=UTC)
-    state = limit_state(DAILY_REQUESTS, 5, {"d261121": 7, "d261120": 1}, now)
+    [state] = Account(Scope.KEY, "key_1", {"dr": 5}, {"d261121": 7, "d261120": 1}, now).states()
     assert (state.used, state.remaining) == (7, 0)
 
 
-def test_a_meter_counts_its_own_amount() -> None:
-    cost = Cost(requests=1, tokens=2, vectors=3, micro_usd=4)
-    assert {meter.amount: meter.of(cost) for meter in METERS} == {"requests": 1, "tokens": 2, "micro_usd": 4}
+def test_each_quota_counts_its_own_amount() -> None:
+    cost = Cost(requests=1, tokens=2, vectors=3, micro_usd=4, searches=5, writes=6)
+    assert amounts_of(cost) == {
+        **dict.fromkeys(("dr", "mr", "rm", "rh", "rd", "cc"), 1),
+        **dict.fromkeys(("dt", "mt"), 2),
+        **dict.fromkeys(("dc", "mc"), 4),
+        "sd": 5,
+        "wd": 6,
+    }

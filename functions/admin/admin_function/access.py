@@ -5,15 +5,16 @@ What a caller may not see is answered as if it did not exist.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
 
-from admin_function.schemas import UsageParameters
 from vecmeter.errors import ApiKeyNotFoundError, NotFoundError, ProjectNotFoundError
 from vecmeter.http.dependencies import sees_everything
+from vecmeter.ledger.audit import Actor, AuditRecord
 from vecmeter.ledger.keys import Keys
-from vecmeter.ledger.model import SYSTEM_USER, ApiKey, Project, UsageRecord
+from vecmeter.ledger.metering import Hold
+from vecmeter.ledger.model import ApiKey, Project
+from vecmeter.ledger.projects import Projects
 from vecmeter.runtime import Runtime
 
 
@@ -31,9 +32,9 @@ def visible_key(keys: Keys, caller: ApiKey, api_key_id: str) -> ApiKey:
     return key
 
 
-def visible_project(keys: Keys, caller: ApiKey, project_id: str) -> Project:
+def visible_project(projects: Projects, caller: ApiKey, project_id: str) -> Project:
     """The project, if it exists and the caller may see it. Raises ProjectNotFoundError."""
-    project = keys.get_project(project_id)
+    project = projects.get(project_id)
     if not may_see(caller, project.user_id, project_id):
         raise ProjectNotFoundError(f"There is no project {project_id!r}.")
     return project
@@ -43,6 +44,11 @@ def require_user(caller: ApiKey, user_id: str, project_id: str | None = None) ->
     """Raises NotFoundError unless the caller may act for the user."""
     if not may_see(caller, user_id, project_id):
         raise NotFoundError(f"There is no user {user_id!r}.")
+
+
+def actor_of(hold: Hold) -> Actor:
+    """Who makes the changes of a request, for their audit records."""
+    return Actor(user_id=hold.key.user_id, api_key_id=hold.key.api_key_id, request_id=hold.admission.demand.request_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +65,13 @@ class ListingScope:
 
 
 def listing_scope(
-    keys: Keys, caller: ApiKey, *, user_id: str | None = None, project_id: str | None = None
+    projects: Projects, caller: ApiKey, *, user_id: str | None = None, project_id: str | None = None
 ) -> ListingScope:
     """What the caller may list of what it asked for. Raises NotFoundError."""
     if user_id is not None:
         require_user(caller, user_id, caller.project_id)
     if project_id is not None:
-        owner = visible_project(keys, caller, project_id).user_id
+        owner = visible_project(projects, caller, project_id).user_id
         if user_id not in (None, owner):
             raise ProjectNotFoundError(f"User {user_id!r} has no project {project_id!r}.")
         return ListingScope(owner, project_id)
@@ -74,27 +80,23 @@ def listing_scope(
     return ListingScope(caller.user_id, caller.project_id)
 
 
-def usage_records(
-    runtime: Runtime, caller: ApiKey, query: UsageParameters, start: datetime, end: datetime, *, before: str = ""
-) -> Iterator[UsageRecord]:
-    """The records asked for that the caller may see, newest first. Raises NotFoundError."""
-    project_id = query.project_id if sees_everything(caller) else query.project_id or caller.project_id
-    api_key_ids = [key.api_key_id for key in _keys_with_usage(runtime.keys, caller, query)]
+def audit_records(
+    runtime: Runtime, caller: ApiKey, *, target: str | None, user_id: str | None, before: str
+) -> Iterator[AuditRecord]:
+    """The changes asked for whose targets the caller may see, or might while they existed, newest first.
+
+    Raises NotFoundError.
+    """
+    if user_id is not None:
+        require_user(caller, user_id, caller.project_id)
+    if target is not None:
+        found = runtime.audit.of_target(target, before=before)
+    elif user_id is None and sees_everything(caller):
+        found = runtime.audit.of_all(before=before)
+    else:
+        found = runtime.audit.of_user(user_id or caller.user_id, before=before)
     return (
         record
-        for record in runtime.usage.read(api_key_ids, start, end, before=before)
-        if query.operation in (None, record.operation)
-        and project_id in (None, record.project_id)
-        and query.user_id in (None, record.user_id)
+        for record in found
+        if may_see(caller, record.target.user_id, record.target.project_id) and user_id in (None, record.target.user_id)
     )
-
-
-def _keys_with_usage(keys: Keys, caller: ApiKey, query: UsageParameters) -> Iterable[ApiKey]:
-    """The keys whose records may be among those asked for: keys of a whole user work in its projects, too."""
-    if query.api_key_id is not None:
-        return [visible_key(keys, caller, query.api_key_id)]
-    scope = listing_scope(keys, caller, user_id=query.user_id, project_id=query.project_id)
-    found = list(keys.list(user_id=scope.user_id))
-    if scope.user_id not in (None, SYSTEM_USER) and sees_everything(caller):
-        found += keys.list(user_id=SYSTEM_USER)  # the operator works in any project
-    return found

@@ -15,28 +15,42 @@ from upsert_function.collection_schemas import (
     to_answer,
     to_item,
 )
+from vecmeter.errors import LedgerUnavailableError, ProjectBeingDeletedError
 from vecmeter.http.dependencies import CallDependency
 from vecmeter.http.fields import NAME, CollectionPath, PageParameters, ProjectPath
+from vecmeter.http.idempotency import WriteCall, WriteCallDependency
 from vecmeter.http.paging import decode_page_token, page
 from vecmeter.http.route import BusinessRoute
 from vecmeter.ledger.model import Operation, Role
 from vecmeter.vectors.collections import CollectionSize
-from vecmeter.vectors.model import Metric
+from vecmeter.vectors.model import Collection, Metric
+from vecmeter.vectors.terms import Terms
 
 router = APIRouter(tags=["collections"], prefix="/projects/{project}/collections", route_class=BusinessRoute)
 
 
 @router.post("", status_code=201, response_model=CollectionOut, operation_id="create_collection", responses={409: {}})
-def create(project: ProjectPath, body: CollectionBody, call: CallDependency) -> Response:
+def create(project: ProjectPath, body: CollectionBody, call: WriteCallDependency) -> Response:
     """Create a collection: a named set of vectors with one dimension and metric."""
     dimension, index, embedder = body.resolve(call.runtime.settings)
     with call.admit(Operation.COLLECTION, Role.WRITE, project) as hold:
-        create = call.runtime.collections.create
-        collection = call.database(
-            create, project, body.name, dimension=dimension, metric=Metric(body.metric), index=index, embedder=embedder
-        )
-        answer = to_answer(collection, CollectionSize(count=0, bytes=0, index_bytes=0))
-        return call.respond(hold, answer, status=201, collection=body.name)
+
+        def create(on: Terms) -> Collection:
+            created = call.database(
+                call.runtime.collections.create,
+                project,
+                body.name,
+                dimension=dimension,
+                metric=Metric(body.metric),
+                index=index,
+                embedder=embedder,
+                on=on,
+            )
+            _keep_only_in_a_project(project, body.name, call)
+            return created
+
+        empty = CollectionSize(count=0, stored_bytes=0, bytes=0, index_bytes=0)
+        return call.write(hold, create, lambda created: to_answer(created, empty), status=201, collection=body.name)
 
 
 @router.get("", response_model=CollectionsOut, operation_id="list_collections")
@@ -60,8 +74,25 @@ def get(project: ProjectPath, collection: CollectionPath, call: CallDependency) 
 
 
 @router.delete("/{collection}", response_model=DroppedOut, operation_id="delete_collection")
-def delete(project: ProjectPath, collection: CollectionPath, call: CallDependency) -> Response:
+def delete(project: ProjectPath, collection: CollectionPath, call: WriteCallDependency) -> Response:
     """Delete a collection with all its vectors."""
     with call.admit(Operation.COLLECTION, Role.WRITE, project) as hold:
-        call.database(call.runtime.collections.drop, project, collection)
-        return call.respond(hold, DroppedOut(), collection=collection)
+
+        def drop(on: Terms) -> None:
+            call.database(call.runtime.collections.drop, project, collection, on)
+
+        return call.write(hold, drop, lambda _: DroppedOut(), collection=collection)
+
+
+def _keep_only_in_a_project(project: str, collection: str, call: WriteCall) -> None:
+    """Take a new collection back if its project is being deleted, by somebody who may not have seen it.
+
+    Raises ProjectBeingDeletedError.
+    """
+    try:
+        if call.runtime.projects.is_open(project):
+            return
+    except LedgerUnavailableError:
+        return  # the work is done, and the ledger's failing now does not undo it
+    call.database(call.runtime.collections.drop, project, collection)
+    raise ProjectBeingDeletedError(f"Project {project!r} is being deleted.")

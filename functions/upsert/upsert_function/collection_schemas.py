@@ -108,6 +108,10 @@ class CollectionItem(Answer):
 class CollectionOut(CollectionItem, MeteredAnswer):
     project_id: str
     count: Annotated[int, Field(description="Exact.")]
+    stored_bytes: Annotated[
+        int,
+        Field(description="What max_storage_bytes counts: 4 per dimension, and ids, documents and metadata as JSON."),
+    ]
     bytes: Annotated[int, Field(description="On disk, indexes included.")]
     index_bytes: int
 
@@ -145,6 +149,7 @@ def to_answer(collection: Collection, size: CollectionSize) -> CollectionOut:
         **dict(to_item(collection)),
         project_id=collection.project_id,
         count=size.count,
+        stored_bytes=size.stored_bytes,
         bytes=size.bytes,
         index_bytes=size.index_bytes,
     )

@@ -37,45 +37,62 @@ from vecmeter.http.checks import invalid, name_violations, raise_if_any
 from vecmeter.http.dependencies import Call, CallDependency
 from vecmeter.http.embedding import embed_documents
 from vecmeter.http.fields import CollectionPath, ProjectPath, VectorPath
+from vecmeter.http.idempotency import WriteCallDependency
 from vecmeter.http.paging import decode_page_token, page
 from vecmeter.http.route import BusinessRoute
 from vecmeter.ledger.model import Operation, Role
 from vecmeter.settings import Settings
 from vecmeter.vectors.checks import check_numbers
-from vecmeter.vectors.model import Collection, Vector
+from vecmeter.vectors.model import Collection, Vector, Written
+from vecmeter.vectors.terms import Terms
 
 router = APIRouter(tags=["vectors"], prefix="/projects/{project}/collections/{collection}", route_class=BusinessRoute)
 NamespaceQuery = Annotated[NamespaceParameters, Query()]
 
 
 @router.post("/vectors", response_model=BatchOut, operation_id="upsert_vectors")
-def upsert_batch(project: ProjectPath, collection: CollectionPath, body: BatchBody, call: CallDependency) -> Response:
+def upsert_batch(
+    project: ProjectPath, collection: CollectionPath, body: BatchBody, call: WriteCallDependency
+) -> Response:
     """Insert or replace up to 1,000 vectors, all or none; of several with one id the last wins."""
     body.check(call.runtime.settings)
     tokens = estimate_document_tokens(body.vectors)
     with call.admit(Operation.UPSERT, Role.WRITE, project, tokens=tokens, vectors=len(body.vectors)) as hold:
 
-        def work(target: Collection) -> BatchOut:
+        def upsert(target: Collection, on: Terms) -> list[Written]:
             vectors = _prepare(target, body.vectors, vector_paths(body.vectors), body.namespace, call)
-            return to_batch_answer(call.database(call.runtime.records.upsert, target, vectors))
+            return call.database(call.runtime.records.upsert, target, vectors, on)
 
-        answer = call.use(project, collection, work)
-        return call.respond(hold, answer, vectors=len(answer.results), collection=collection, namespace=body.namespace)
+        return call.write(
+            hold,
+            lambda on: call.use(project, collection, lambda target: upsert(target, on)),
+            to_batch_answer,
+            vectors=len,
+            collection=collection,
+            namespace=body.namespace,
+        )
 
 
 @router.post("/add", status_code=201, response_model=PutOut, operation_id="add_vector", responses={409: {}})
-def add(project: ProjectPath, collection: CollectionPath, body: VectorBody, call: CallDependency) -> Response:
+def add(project: ProjectPath, collection: CollectionPath, body: VectorBody, call: WriteCallDependency) -> Response:
     """Insert one vector; 409 when its id exists."""
     raise_if_any(list(body.violations("", call.runtime.settings)))
     namespace = body.namespace or ""
     with call.admit(Operation.ADD, Role.WRITE, project, tokens=estimate_document_tokens([body]), vectors=1) as hold:
 
-        def work(target: Collection) -> PutOut:
+        def insert(target: Collection, on: Terms) -> Written:
             [vector] = _prepare(target, [body], [""], namespace, call)
-            return to_put_answer(call.database(call.runtime.records.add, target, vector))
+            return call.database(call.runtime.records.add, target, vector, on)
 
-        answer = call.use(project, collection, work)
-        return call.respond(hold, answer, status=201, vectors=1, collection=collection, namespace=namespace)
+        return call.write(
+            hold,
+            lambda on: call.use(project, collection, lambda target: insert(target, on)),
+            to_put_answer,
+            status=201,
+            vectors=_one,
+            collection=collection,
+            namespace=namespace,
+        )
 
 
 @router.put("/vectors/{id:vector_id}", response_model=PutOut, operation_id="put_vector")
@@ -85,7 +102,7 @@ def put(
     id: VectorPath,
     query: NamespaceQuery,
     body: PutBody,
-    call: CallDependency,
+    call: WriteCallDependency,
 ) -> Response:
     """Insert or replace one vector and say which it was."""
     vector_body = body.with_id(id)
@@ -94,13 +111,18 @@ def put(
     tokens = estimate_document_tokens([vector_body])
     with call.admit(Operation.UPSERT, Role.WRITE, project, tokens=tokens, vectors=1) as hold:
 
-        def work(target: Collection) -> PutOut:
+        def upsert(target: Collection, on: Terms) -> list[Written]:
             vectors = _prepare(target, [vector_body], [""], namespace, call)
-            [written] = call.database(call.runtime.records.upsert, target, vectors)
-            return to_put_answer(written)
+            return call.database(call.runtime.records.upsert, target, vectors, on)
 
-        answer = call.use(project, collection, work)
-        return call.respond(hold, answer, vectors=1, collection=collection, namespace=namespace)
+        return call.write(
+            hold,
+            lambda on: call.use(project, collection, lambda target: upsert(target, on)),
+            lambda written: to_put_answer(written[0]),
+            vectors=_one,
+            collection=collection,
+            namespace=namespace,
+        )
 
 
 @router.get("/vectors", response_model=IdsOut, operation_id="list_vectors")
@@ -160,7 +182,7 @@ def patch(
     id: VectorPath,
     query: NamespaceQuery,
     body: PatchBody,
-    call: CallDependency,
+    call: WriteCallDependency,
 ) -> Response:
     """Set and remove fields of a vector's metadata; the rest stays."""
     body.check(call.runtime.settings)
@@ -168,50 +190,61 @@ def patch(
     _check_target(id, namespace, call.runtime.settings)
     with call.admit(Operation.UPDATE, Role.WRITE, project, vectors=1) as hold:
 
-        def work(target: Collection) -> int:
+        def change(target: Collection, on: Terms) -> int:
             change = call.runtime.records.patch
-            return call.database(change, target, namespace, id, set=body.set or {}, unset=body.unset or [])
+            return call.database(change, target, namespace, id, set=body.set or {}, unset=body.unset or [], on=on)
 
-        answer = PatchOut(vector_id=id, version=call.use(project, collection, work))
-        return call.respond(hold, answer, vectors=1, collection=collection, namespace=namespace)
+        return call.write(
+            hold,
+            lambda on: call.use(project, collection, lambda target: change(target, on)),
+            lambda version: PatchOut(vector_id=id, version=version),
+            vectors=_one,
+            collection=collection,
+            namespace=namespace,
+        )
 
 
 @router.delete("/vectors/{id:vector_id}", response_model=DeletedOut, operation_id="delete_vector")
 def delete_one(
-    project: ProjectPath, collection: CollectionPath, id: VectorPath, query: NamespaceQuery, call: CallDependency
+    project: ProjectPath, collection: CollectionPath, id: VectorPath, query: NamespaceQuery, call: WriteCallDependency
 ) -> Response:
     """Delete one vector; 404 when there is none."""
     namespace = query.namespace or ""
     _check_target(id, namespace, call.runtime.settings)
     with call.admit(Operation.DELETE, Role.WRITE, project) as hold:
 
-        def work(target: Collection) -> int:
-            return call.database(call.runtime.records.delete_ids, target, namespace, [id], dry_run=False)
+        def delete(target: Collection, on: Terms) -> None:
+            call.database(call.runtime.records.delete_one, target, namespace, id, on)
 
-        if not call.use(project, collection, work):
-            raise VectorNotFoundError(f"There is no vector {id!r}.")
-        answer = DeletedOut(matched=1, deleted=1)
-        return call.respond(hold, answer, vectors=1, collection=collection, namespace=namespace)
+        return call.write(
+            hold,
+            lambda on: call.use(project, collection, lambda target: delete(target, on)),
+            lambda _: DeletedOut(matched=1, deleted=1),
+            vectors=_one,
+            collection=collection,
+            namespace=namespace,
+        )
 
 
 @router.post("/vectors/delete", response_model=DeletedOut, operation_id="delete_vectors")
-def delete_many(project: ProjectPath, collection: CollectionPath, body: DeleteBody, call: CallDependency) -> Response:
+def delete_many(
+    project: ProjectPath, collection: CollectionPath, body: DeleteBody, call: WriteCallDependency
+) -> Response:
     """Delete the vectors of a namespace by ids, by filter, or all; with dry_run only count them."""
     body.check(call.runtime.settings)
     records, namespace, dry_run = call.runtime.records, body.namespace, body.dry_run
     with call.admit(Operation.DELETE, Role.WRITE, project) as hold:
 
-        def work(target: Collection) -> int:
+        def delete(target: Collection, on: Terms) -> int:
             if body.ids is not None:
-                return call.database(records.delete_ids, target, namespace, body.ids, dry_run=dry_run)
-            return call.database(records.delete_matching, target, namespace, body.filter, dry_run=dry_run)
+                return call.database(records.delete_ids, target, namespace, body.ids, dry_run=dry_run, on=on)
+            return call.database(records.delete_matching, target, namespace, body.filter, dry_run=dry_run, on=on)
 
-        matched = call.use(project, collection, work)
-        answer = DeletedOut(matched=matched, deleted=0 if dry_run else matched)
-        return call.respond(
+        return call.write(
             hold,
-            answer,
-            vectors=answer.deleted,
+            lambda on: call.use(project, collection, lambda target: delete(target, on)),
+            lambda matched: DeletedOut(matched=matched, deleted=0 if dry_run else matched),
+            vectors=lambda matched: 0 if dry_run else matched,
             collection=collection,
             namespace=namespace,
             had_filter=body.filter is not None,
@@ -248,6 +281,11 @@ def _prepare(
         for body, vector in zip(wanted, numbers, strict=True)
         if vector is not None
     ]
+
+
+def _one(_: object) -> int:
+    """The write concerns one vector."""
+    return 1
 
 
 def _one_namespace(in_query: str | None, in_body: str | None) -> str:

@@ -218,7 +218,7 @@ def _ensure_admin_key(runtime: Runtime, folder: DataFolder) -> str:
             pass
         else:
             return str(kept["key"])
-    created = runtime.keys.create(
+    created = runtime.policies.create_key(
         user_id="system", project_id=None, roles=("admin", "search", "write"), name="local admin"
     )
     folder.write(_ADMIN_KEY, {"api_key_id": created.key.api_key_id, "key": created.secret})

@@ -14,17 +14,23 @@
     │   └── TaskNotFoundError
     ├── ConflictError
     │   ├── ProjectExistsError
+    │   ├── ProjectNotEmptyError         it still has keys or collections
+    │   ├── ProjectBeingDeletedError
+    │   ├── ApiKeyRevokedError           for good: it neither changes nor rotates
     │   ├── CollectionExistsError
     │   ├── VectorExistsError
+    │   ├── PriceVersionExistsError
     │   └── VersionConflictError         ``if_version`` does not hold
     ├── InvalidRequestError              does not validate, with every offending path
-    │   └── CostExceedsLimitError        can never fit into a limit: retrying is pointless
+    │   ├── CostExceedsLimitError        can never fit into a limit: retrying is pointless
+    │   └── IdempotencyKeyReusedError    the key was sent with another request before
     ├── PayloadTooLargeError
     ├── LimitExceededError               a quota says no, with the policies it violates
     └── UnavailableError
         ├── DatabaseUnavailableError
         ├── StatementTimeoutError
         ├── LedgerUnavailableError
+        ├── BucketUnavailableError       of the exports
         └── EmbedderUnavailableError
 """
 
@@ -104,6 +110,21 @@ class ProjectExistsError(ConflictError):
     title = "Project exists already"
 
 
+class ProjectNotEmptyError(ConflictError):
+    code = "project_not_empty"
+    title = "Project is in use"
+
+
+class ProjectBeingDeletedError(ConflictError):
+    code = "project_being_deleted"
+    title = "Project is being deleted"
+
+
+class ApiKeyRevokedError(ConflictError):
+    code = "api_key_revoked"
+    title = "API key is revoked"
+
+
 class CollectionExistsError(ConflictError):
     code = "collection_exists"
     title = "Collection exists already"
@@ -112,6 +133,11 @@ class CollectionExistsError(ConflictError):
 class VectorExistsError(ConflictError):
     code = "vector_exists"
     title = "Vector exists already"
+
+
+class PriceVersionExistsError(ConflictError):
+    code = "price_version_exists"
+    title = "The version has other prices"
 
 
 class VersionConflictError(ConflictError):
@@ -141,6 +167,11 @@ class CostExceedsLimitError(InvalidRequestError):
     title = "The request can never fit into a limit"
 
 
+class IdempotencyKeyReusedError(InvalidRequestError):
+    code = "idempotency_key_reused"
+    title = "The Idempotency-Key belongs to another request"
+
+
 class PayloadTooLargeError(VecmeterError):
     code = "payload_too_large"
     title = "The request is too large"
@@ -148,14 +179,14 @@ class PayloadTooLargeError(VecmeterError):
 
 @dataclass(frozen=True, slots=True)
 class ViolatedPolicy:
-    """A limit that said no, in the numbers a caller needs to act on it."""
+    """A limit that said no, in the numbers a caller needs to act on it; None, 0 where there is no window."""
 
     name: str
     scope: str
     limit: int
     used: int
     remaining: int
-    resets_at: datetime
+    resets_at: datetime | None
     window_seconds: int
 
 
@@ -194,6 +225,11 @@ class StatementTimeoutError(UnavailableError):
 class LedgerUnavailableError(UnavailableError):
     code = "ledger_unavailable"
     title = "The ledger does not answer"
+
+
+class BucketUnavailableError(UnavailableError):
+    code = "bucket_unavailable"
+    title = "The bucket does not take the export"
 
 
 class EmbedderUnavailableError(UnavailableError):

@@ -10,10 +10,20 @@ from datetime import UTC, datetime
 from functools import cache
 
 from vecmeter.ledger.admission import Admissions
+from vecmeter.ledger.alerts import Alerts
+from vecmeter.ledger.audit import AuditLog
+from vecmeter.ledger.crossing_search import CrossingSearch
+from vecmeter.ledger.events import create_event_bridge
 from vecmeter.ledger.keys import Keys
 from vecmeter.ledger.metering import Ledger
 from vecmeter.ledger.model import Clock
-from vecmeter.ledger.prices import PriceList
+from vecmeter.ledger.policies import Policies
+from vecmeter.ledger.prices import PriceList, Prices
+from vecmeter.ledger.projects import Projects
+from vecmeter.ledger.reports import UsageReports
+from vecmeter.ledger.rollups import Rollups
+from vecmeter.ledger.signed import find_access
+from vecmeter.ledger.storage_bills import StorageBills
 from vecmeter.ledger.table import Table
 from vecmeter.ledger.usage import UsageLog
 from vecmeter.ledger.wire import create_wire
@@ -36,8 +46,17 @@ class Runtime:
     settings: Settings
     clock: Clock
     table: Table
+    audit: AuditLog
+    projects: Projects
     keys: Keys
     usage: UsageLog
+    rollups: Rollups
+    reports: UsageReports
+    alerts: Alerts
+    crossings: CrossingSearch
+    prices: Prices
+    storage_bills: StorageBills
+    policies: Policies
     ledger: Ledger
     database: Database
     collections: Collections
@@ -50,6 +69,7 @@ class Runtime:
         """Close every connection."""
         self.database.close()
         self.table.close()
+        self.alerts.close()
 
 
 def build_runtime(settings: Settings, clock: Clock = utc_now) -> Runtime:
@@ -67,18 +87,33 @@ def build_runtime(settings: Settings, clock: Clock = utc_now) -> Runtime:
         prepare_threshold=settings.prepare_threshold,
     )
     collections = Collections(database)
-    table = Table(create_wire(max_connections=2 * settings.database_pool_size + 8), settings.table_name)
-    keys = Keys(table, clock, settings.key_environment)
-    usage = UsageLog(table, settings.usage_retention_days)
+    access = find_access()
+    table = Table(create_wire(2 * settings.database_pool_size + 8, access), settings.table_name)
+    audit = AuditLog(table, clock, settings.audit_retention_days)
+    projects = Projects(table, clock, audit)
+    keys = Keys(table, clock, settings.key_environment, projects, audit)
+    admissions = Admissions(table, keys, settings, clock)
+    usage = UsageLog(table, settings.usage_retention_days, clock)
+    rollups = Rollups(table, usage, clock, settings.rollup_retention_days)
+    prices = Prices(table, PriceList.from_settings(settings), clock)
+    bus = create_event_bridge(settings.event_bus_name, access) if settings.event_bus_name else None
+    alerts = Alerts(table, clock, settings.usage_retention_days, lambda project: projects.get(project).user_id, bus)
     return Runtime(
         settings=settings,
         clock=clock,
         table=table,
+        audit=audit,
+        projects=projects,
         keys=keys,
         usage=usage,
-        ledger=Ledger(
-            Admissions(table, keys, settings, clock), usage, PriceList.from_settings(settings), settings, clock
-        ),
+        rollups=rollups,
+        reports=UsageReports(rollups, usage, clock),
+        alerts=alerts,
+        crossings=CrossingSearch(alerts, usage.activity, keys, admissions.parents.items, settings, clock),
+        policies=Policies(table, keys, admissions.parents.items, settings, clock),
+        prices=prices,
+        storage_bills=StorageBills(usage, projects, prices, clock),
+        ledger=Ledger(admissions, usage, prices, alerts, settings, clock),
         database=database,
         collections=collections,
         records=Records(database, settings.max_metadata_bytes),

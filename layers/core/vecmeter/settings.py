@@ -129,13 +129,34 @@ class Settings:
     default_monthly_tokens: int = _setting(
         "30000000", "tokens per month of a key without a policy", _integer(0, 10**15)
     )
+    idempotency_hours: int = _setting(
+        "24", "how long the answer to a write with an Idempotency-Key is kept, in hours", _integer(1, 720)
+    )
+    outage_read_seconds: int = _setting(
+        "300",
+        "while the ledger is away, reads go on for keys seen in the last so many seconds; 0: they are refused",
+        _integer(0, 86_400),
+    )
+    outage_write_seconds: int = _setting("0", "the same of writes", _integer(0, 86_400))
     hold_seconds: int = _setting("60", "life of a hold whose request never settled", _integer(1, 900))
     usage_retention_days: int = _setting("90", "days a usage record is kept", _integer(1, 3650))
-    price_version: str = _setting("default-1", "name of the price list; kept in each usage record")
+    rollup_retention_days: int = _setting(
+        "800", "days hourly and daily sums of usage are kept; never less than records", _integer(1, 3650)
+    )
+    export_bucket: str = _setting("", "S3 bucket that months of usage are exported to; empty for none")
+    event_bus_name: str = _setting("", "EventBridge bus that alerts are put on; empty: none")
+    audit_retention_days: int = _setting("365", "days an audit record is kept", _integer(1, 3650))
+    max_rotation_grace_seconds: int = _setting(
+        "604800", "longest time the old secret of a rotated key works on", _integer(0, 31_536_000)
+    )
+    price_version: str = _setting(
+        "default-1", "name of this price list, which holds until one is stored; each record has its own"
+    )
     price_search: int = _setting("5000000", "micro-USD per million searches", _integer(0, 10**12))
     price_request: int = _setting("1000000", "micro-USD per million other requests", _integer(0, 10**12))
     price_vector_written: int = _setting("2000000", "micro-USD per million vectors written", _integer(0, 10**12))
     price_token: int = _setting("20000", "micro-USD per million tokens", _integer(0, 10**12))
+    price_storage_gb_hour: int = _setting("0", "micro-USD per million GB-hours stored", _integer(0, 10**12))
 
     # PostgreSQL
     database_pool_size: int = _setting(

@@ -46,6 +46,7 @@ class Metric(Enum):
     TOKENS = ("Tokens", MetricUnit.Count)
     COST = ("CostMicroUsd", MetricUnit.Count)
     USAGE_RECORD_FAILURES = ("UsageRecordFailures", MetricUnit.Count)
+    ALERT_FAILURES = ("AlertFailures", MetricUnit.Count)
     COLD_STARTS = ("ColdStarts", MetricUnit.Count)
 
     def __init__(self, label: str, unit: MetricUnit) -> None:

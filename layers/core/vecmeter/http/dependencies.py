@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Annotated, ParamSpec, TypeVar
 
 from fastapi import Depends, Request
@@ -12,9 +13,10 @@ from starlette.responses import Response
 from vecmeter.errors import MissingRoleError, PayloadTooLargeError
 from vecmeter.http.fields import MeteredAnswer, Usage
 from vecmeter.http.rate_limit_headers import rate_limit_headers
-from vecmeter.ledger.admission import Admission, Demand
+from vecmeter.ledger.demands import Admission, Demand
 from vecmeter.ledger.metering import Hold, Outcome
 from vecmeter.ledger.model import ApiKey, Cost, Operation, Role
+from vecmeter.ledger.prices import PriceList
 from vecmeter.runtime import Runtime
 from vecmeter.telemetry import Metric, RequestMetrics
 from vecmeter.vectors.model import Collection
@@ -23,6 +25,15 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 WRITES = frozenset({Operation.ADD, Operation.UPSERT})
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """An answer, rendered, and what the ledger is to be told."""
+
+    response: Response
+    outcome: Outcome
+    cost: Cost
 
 
 class Call:
@@ -34,17 +45,31 @@ class Call:
         self.metrics: RequestMetrics = request.state.metrics
 
     def admit(
-        self, operation: Operation, role: Role, project_id: str | None = None, *, tokens: int = 0, vectors: int = 0
+        self,
+        operation: Operation,
+        role: Role,
+        project_id: str | None = None,
+        *,
+        tokens: int = 0,
+        vectors: int = 0,
+        searches: int = 1,
     ) -> Hold:
-        """Admit the request: ``tokens`` of text in it and ``vectors`` it will write are counted before the work.
+        """Admit the request: ``tokens`` of text in it, ``vectors`` it will write and how many ``searches`` it is are
+        counted before the work.
 
         Raises whatever says no: see ``Admissions.admit``.
         """
-        micro_usd = self.runtime.ledger.price(operation, tokens=tokens, vectors=vectors)
-        cost = Cost(requests=1, tokens=tokens, vectors=vectors, micro_usd=micro_usd)
+        prices = self.runtime.ledger.current_prices()
+        cost = Cost(
+            tokens=tokens,
+            vectors=vectors,
+            micro_usd=prices.micro_usd(operation, tokens=tokens, vectors=vectors),
+            searches=searches if operation is Operation.SEARCH else 0,
+            writes=vectors if operation in WRITES else int(operation in (Operation.UPDATE, Operation.DELETE)),
+        )
         self.metrics.operation = operation.value
         with self.metrics.timed(Metric.LEDGER_TIME):
-            hold = self.runtime.ledger.admit(self._demand(operation, role, project_id, cost))
+            hold = self.runtime.ledger.admit(self._demand(operation, role, project_id, cost, prices))
         self._request.state.limits = hold.limits
         self._identify(hold.admission)
         return hold
@@ -88,7 +113,17 @@ class Call:
         """
         reads = self._request.method == "GET" or hold.admission.demand.role is Role.SEARCH
         self._request.state.committed = not reads
-        cost = hold.cost(vectors)
+        outcome = Outcome(vectors=vectors, collection=collection, namespace=namespace, had_filter=had_filter)
+        answered = self.render(hold, answer, status, outcome)
+        limit, size = self.runtime.settings.max_response_bytes, answered.outcome.response_bytes
+        if reads and size > limit:
+            message = f"The answer would be {size} bytes long; at most {limit} are sent: ask for less."
+            raise PayloadTooLargeError(message)
+        return self.settle(hold, answered)
+
+    def render(self, hold: Hold, answer: BaseModel, status: int, outcome: Outcome) -> Answered:
+        """The answer as it will be sent, with what the request takes in it; nothing is settled yet."""
+        cost = hold.cost(outcome.vectors)
         if isinstance(answer, MeteredAnswer):
             answer.usage = Usage(
                 requests=cost.requests,
@@ -97,21 +132,14 @@ class Call:
                 cost_usd=cost.micro_usd / 1_000_000,
             )
         response = render(answer, status, rate_limit_headers(hold.limits, self.runtime.clock()))
-        limit = self.runtime.settings.max_response_bytes
-        if reads and len(response.body) > limit:
-            message = f"The answer would be {len(response.body)} bytes long; at most {limit} are sent: ask for less."
-            raise PayloadTooLargeError(message)
-        outcome = Outcome(
-            vectors=vectors,
-            collection=collection,
-            namespace=namespace,
-            response_bytes=len(response.body),
-            had_filter=had_filter,
-        )
+        return Answered(response, replace(outcome, response_bytes=len(response.body)), cost)
+
+    def settle(self, hold: Hold, answered: Answered) -> Response:
+        """Account for the request, whose work is done."""
         with self.metrics.timed(Metric.LEDGER_TIME):
-            kept = hold.settle(outcome)
-        self._measure(cost, collection, kept)
-        return response
+            kept = hold.settle(answered.outcome)
+        self._measure(answered.cost, answered.outcome.collection, kept)
+        return answered.response
 
     def _identify(self, admission: Admission) -> None:
         key = admission.key
@@ -125,8 +153,17 @@ class Call:
             self.metrics.add(Metric.VECTORS_WRITTEN, cost.vectors)
         if not kept:
             self.metrics.add(Metric.USAGE_RECORD_FAILURES, 1)
+        if failures := self.runtime.alerts.take_failures():
+            self.metrics.add(Metric.ALERT_FAILURES, failures)
 
-    def _demand(self, operation: Operation, role: Role | None, project_id: str | None, cost: Cost) -> Demand:
+    def _demand(
+        self,
+        operation: Operation,
+        role: Role | None,
+        project_id: str | None,
+        cost: Cost,
+        prices: PriceList | None = None,
+    ) -> Demand:
         return Demand(
             request_id=self._request.state.request_id,
             credential=self._request.state.credential,
@@ -136,6 +173,7 @@ class Call:
             project_id=project_id,
             request_bytes=self._request.state.body_bytes,
             cost=cost,
+            prices=prices,
         )
 
 

@@ -11,8 +11,10 @@ from typing import Any
 from fastapi import FastAPI
 
 from vecmeter.http.fields import Problem
+from vecmeter.http.idempotency import KEY_SCHEMA
 from vecmeter.http.problems import MEDIA_TYPE
 from vecmeter.settings import Settings
+from vecmeter.vectors.once import HEADER
 
 _DESCRIPTION = (
     "Metered vector search. Every answer carries `X-Request-Id`, which finds its usage record; every metered one says "
@@ -28,7 +30,7 @@ _PROBLEMS = {
     "401": ("NoValidKey", "No key, or a malformed, unknown, revoked or expired one: the answer is the same."),
     "403": ("RoleMissing", "The key lacks the role."),
     "404": ("NotFound", "Missing, or not yours: the answer is the same."),
-    "409": ("Conflict", "It exists already."),
+    "409": ("Conflict", "It exists already, or its present state does not allow this."),
     "413": ("TooLarge", "The body is too large, a list in it too long, or the answer would be too large."),
     "422": ("Invalid", "The request does not validate; `errors` names every offending path."),
     "429": ("LimitReached", "A limit says no; `violated_policies` says which."),
@@ -47,6 +49,10 @@ _HEADERS: Mapping[str, Mapping[str, Any]] = {
         "schema": {"type": "string"},
     },
     "Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}},
+    "Idempotency-Replayed": {
+        "description": "true: it is the answer to an earlier request with the same Idempotency-Key; nothing was done.",
+        "schema": {"type": "string", "enum": ["true"]},
+    },
     "WWW-Authenticate": {"description": "Bearer", "schema": {"type": "string"}},
 }
 
@@ -92,11 +98,18 @@ def _complete_operation(operation: dict[str, Any], *, is_business: bool) -> None
     answers = operation["responses"]
     for status, answer in answers.items():
         if status < "400":
-            answer["headers"] = _refer("headers", "X-Request-Id", "RateLimit", "RateLimit-Policy")
+            own = answer.get("headers", {})
+            answer["headers"] = _refer("headers", "X-Request-Id", "RateLimit", "RateLimit-Policy") | own
     if not is_business:
         answers.pop("422", None)
         answers.update({status: _reference(status) for status in answers if status >= "400"})
         return
+    for parameter in operation.get("parameters", ()):
+        if parameter["name"] == HEADER:
+            parameter["schema"] = KEY_SCHEMA
+            replayed = _refer("headers", "Idempotency-Replayed")
+            for answer in (answer for status, answer in answers.items() if status < "400"):
+                answer["headers"] |= replayed
     operation["security"] = [{name: []} for name in _SECURITY_SCHEMES]
     statuses = {*_ALWAYS, *(status for status in answers if status >= "400")}
     if "requestBody" in operation:

@@ -19,8 +19,12 @@ def page(found: Sequence[T], limit: int, position: Callable[[T], str]) -> tuple[
     if len(found) <= limit:
         return found, None
     shown = found[:limit]
-    token = base64.urlsafe_b64encode(position(shown[-1]).encode()).decode()
-    return shown, token
+    return shown, encode_page_token(position(shown[-1]))
+
+
+def encode_page_token(position: str) -> str:
+    """The token of a page that goes on after a position."""
+    return base64.urlsafe_b64encode(position.encode()).decode()
 
 
 def decode_page_token(token: str | None, form: str) -> str:

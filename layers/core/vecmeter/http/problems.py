@@ -15,6 +15,7 @@ from vecmeter import errors
 from vecmeter.errors import VecmeterError, Violation
 from vecmeter.http.rate_limit_headers import rate_limit_headers
 from vecmeter.ledger.model import LimitState
+from vecmeter.ledger.quotas import in_public_units
 
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:vecmeter:problem:"
@@ -123,10 +124,10 @@ def problem_of(
             {
                 "name": policy.name,
                 "scope": policy.scope,
-                "limit": policy.limit,
-                "used": policy.used,
-                "remaining": policy.remaining,
-                "resets_at": policy.resets_at.astimezone(UTC).isoformat().replace("+00:00", "Z"),
+                "limit": in_public_units(policy.name, policy.limit),
+                "used": in_public_units(policy.name, policy.used),
+                "remaining": in_public_units(policy.name, policy.remaining),
+                "resets_at": policy.resets_at and policy.resets_at.astimezone(UTC).isoformat().replace("+00:00", "Z"),
             }
             for policy in error.violated
         ]

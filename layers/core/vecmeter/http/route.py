@@ -48,7 +48,7 @@ class BusinessRoute(APIRoute):
     other requests waiting. A Lambda environment has one request at a time: there it runs in place, which saves the
     hop (docs/adr/0004).
 
-    Gives the function ``request.state.credential`` and ``request.state.template``.
+    Gives the function ``request.state.credential``, ``request.state.template`` and ``request.state.content``, the body.
     """
 
     def __init__(self, path: str, endpoint: Callable[..., Response], **options: Any) -> None:
@@ -69,8 +69,7 @@ class BusinessRoute(APIRoute):
             if not takes_parameters:
                 raise_if_any([Violation(name, "is no parameter of this route") for name in request.query_params])
             request = _JsonRequest(request.scope, request.receive)
-            if takes_body:
-                await request.body()
+            request.state.content = await request.body() if takes_body else b""
             if app.state.runs_alone:
                 return await handle(request)
             return await run_in_threadpool(_finish, handle(request))

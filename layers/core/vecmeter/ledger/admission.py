@@ -1,146 +1,108 @@
 """Admission: one conditional update on the key's item says who it is, whether it may, and counts it.
 
-The item carries the configuration (pinned by its version ``v``), one counter per meter and window, and a hold per
-request in flight. A hold is the mark that makes a repeated admission harmless: after a lost answer the repetition
-fails on ``attribute_not_exists`` and shows the mark, which is the proof that the first try counted.
-
-Conditions cannot add, so each quota is compared with its head-room, limit minus cost.
+The item carries the configuration (pinned by its version ``v``), the key's account, what it has left of its parents'
+limits, and a hold per request in flight. A hold is the mark that makes a repeated admission harmless: after a lost
+answer the repetition fails on ``attribute_not_exists`` and shows the mark, which is the proof that the first try
+counted.
 """
 
 from __future__ import annotations
 
 import logging
-import math
+import threading
+import time
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
-from typing import Any
+from functools import partial
 
 from vecmeter.errors import (
     AuthenticationError,
-    CostExceedsLimitError,
     LedgerUnavailableError,
-    LimitExceededError,
     MissingRoleError,
     ProjectNotFoundError,
-    ViolatedPolicy,
 )
+from vecmeter.ledger.accounts import Account, Amounts
+from vecmeter.ledger.alert_model import Exact
+from vecmeter.ledger.allotments import Hand, Parent, parents_of
+from vecmeter.ledger.attempt import STALE_VIEWS, Attempt
+from vecmeter.ledger.counting import count, late_copy_possible, old_counters, release
+from vecmeter.ledger.demands import Admission, Demand, mark_of
+from vecmeter.ledger.direct import DirectDebits
 from vecmeter.ledger.encoding import Item
-from vecmeter.ledger.holds import SEAL_LIFE, HoldMark, dead_holds, old_seals, seal
-from vecmeter.ledger.keys import Credential, Keys, key_address, key_from_item, verify
-from vecmeter.ledger.model import ApiKey, Clock, Cost, LimitState, Operation, Role, epoch_ms, from_epoch_ms
-from vecmeter.ledger.quotas import METERS, Meter, Quota, effective_limits, limit_state
+from vecmeter.ledger.expressions import Change
+from vecmeter.ledger.holds import HoldMark, dead_holds, old_seals, seal
+from vecmeter.ledger.key_items import key_address, key_from_item
+from vecmeter.ledger.keys import Credential, Keys, verify
+from vecmeter.ledger.model import (
+    ApiKey,
+    Clock,
+    Cost,
+    Limits,
+    LimitState,
+    Scope,
+    UsageRecord,
+    epoch_ms,
+    from_epoch_ms,
+)
+from vecmeter.ledger.parent_items import ParentItems
+from vecmeter.ledger.parents import Parents
+from vecmeter.ledger.projects import find_project
+from vecmeter.ledger.quotas import QUOTAS, STOCK_CODES, key_limits
 from vecmeter.ledger.table import ConditionFailed, Table, Updated
+from vecmeter.ledger.transactions import Write, update
 from vecmeter.settings import Settings
 
 # The hold makes a repetition harmless, so a lost answer or a throttled call may be tried again.
 ADMIT_ATTEMPTS = 3
 SETTLE_ATTEMPTS = 3
-# Views that turned out old while admitting; each costs one call. More in a row is another fault than staleness.
-STALE_VIEWS = 8
 REMEMBERED_KEYS = 10_000
-_IN_FLIGHT = "n"
+# Threads of one process that take from the same key's parents at once would each take a part.
+_LOCKS = 64
 _logger = logging.getLogger("vecmeter.ledger")
-
-_REFUSALS = (
-    AuthenticationError,
-    MissingRoleError,
-    ProjectNotFoundError,
-    LimitExceededError,
-    CostExceedsLimitError,
-)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Demand:
-    """What a request asks for. ``role`` None: any key will do; ``project_id`` None: the route belongs to no project.
-
-    ``request_id`` must be ours: it marks the request as counted, so a client's word would let it ride for free.
-    """
-
-    request_id: str
-    credential: Credential
-    role: Role | None
-    operation: Operation
-    endpoint: str
-    project_id: str | None
-    request_bytes: int
-    cost: Cost
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Admission:
-    """An admitted request. Its cost is counted already, in the windows of ``started_at`` (whole milliseconds).
-
-    ``repeated``: it took more than one try, so that a copy of the admission may still be on its way.
-    ``dead_holds``: what the admission's answer showed of requests that never settled.
-    """
-
-    demand: Demand
-    key: ApiKey
-    started_at: datetime
-    limits: tuple[LimitState, ...]
-    repeated: bool = False
-    dead_holds: tuple[HoldMark, ...] = ()
-
-    @property
-    def project_id(self) -> str | None:
-        return self.demand.project_id or self.key.project_id
-
-    @property
-    def mark(self) -> HoldMark:
-        return _mark(self.demand, self.key, self.started_at)
 
 
 class Admissions:
     """Admits and settles requests. Remembers the last seen item of each key, so that a warm admission is one write."""
 
-    def __init__(self, table: Table, keys: Keys, settings: Settings, clock: Clock) -> None:
+    def __init__(
+        self,
+        table: Table,
+        keys: Keys,
+        settings: Settings,
+        clock: Clock,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._table = table
         self._keys = keys
         self._settings = settings
         self._clock = clock
+        self._parents = Parents(ParentItems(table), hold_seconds=settings.hold_seconds, monotonic=monotonic)
+        self._direct = DirectDebits(table, self._parents, settings.hold_seconds)
         self._views: OrderedDict[str, Item] = OrderedDict()
+        self._seen_at: dict[str, datetime] = {}
+        self._filling = [threading.Lock() for _ in range(_LOCKS)]
+
+    @property
+    def parents(self) -> Parents:
+        return self._parents
 
     def admit(self, demand: Demand) -> Admission:
         """Let a request run or say why not; refused requests consume nothing and change nothing.
 
         Raises:
             AuthenticationError, MissingRoleError, ProjectNotFoundError: not this key.
-            LimitExceededError: a quota has no room left.
-            CostExceedsLimitError: the cost is above the whole quota.
+            LimitExceededError: a limit has no room left.
+            CostExceedsLimitError: the cost is above the whole limit.
             LedgerUnavailableError: the table does not answer.
         """
-        api_key_id, now = demand.credential.api_key_id, self._now()
-        view, fresh, repeated = self._views.get(api_key_id), False, False
-        for _ in range(STALE_VIEWS):
-            if view is None:
-                view, fresh = self._read(api_key_id), True
-            key = key_from_item(view)
-            try:
-                self._authorize(key, demand, now)
-                self._check_room(key, view, demand, now)
-            except _REFUSALS:
-                if not fresh:
-                    view = None  # a no from memory is read again before it is believed
-                    continue
-                if repeated:
-                    self._withdraw(api_key_id, _mark(demand, key, now))
-                raise
-            try:
-                view, tries = self._count(key, view, demand, now)
-            except ConditionFailed as failure:
-                repeated |= failure.tries > 1
-                view, fresh = failure.item, True
-                self._remember(api_key_id, view)
-                if view is None or _mark(demand, key, now).attribute not in view:
-                    continue
-            else:
-                repeated |= tries > 1
-                self._remember(api_key_id, view)
-            return self._admission(key, view, demand, now, repeated)
-        raise LedgerUnavailableError("The key's configuration changes too fast; try again shortly.")
+        attempt = Attempt(self, demand, self._now())
+        try:
+            return attempt.run(self._views.get(demand.credential.api_key_id))
+        except BaseException:
+            attempt.undo()
+            raise
 
     def known_key(self, credential: Credential) -> ApiKey | None:
         """The key as this instance saw it last."""
@@ -150,55 +112,102 @@ class Admissions:
     def authorize(self, demand: Demand) -> Admission:
         """Check the key without counting anything: for own usage, and while usage tracking is switched off."""
         now = self._now()
-        key = key_from_item(self._read(demand.credential.api_key_id))
-        self._authorize(key, demand, now)
+        key = key_from_item(self.read(demand.credential.api_key_id))
+        self.check(key, demand, now)
         return Admission(demand=demand, key=key, started_at=now, limits=())
+
+    def admit_uncounted(self, demand: Demand, seen_within: timedelta) -> Admission | None:
+        """Let a key through that this instance saw a short while ago, as it saw it: the ledger is away.
+
+        Raises:
+            AuthenticationError, MissingRoleError, ProjectNotFoundError: not this key, as it was then.
+        """
+        api_key_id, now = demand.credential.api_key_id, self._now()
+        view, seen_at = self._views.get(api_key_id), self._seen_at.get(api_key_id)
+        if view is None or seen_at is None or not timedelta(0) <= now - seen_at < seen_within:
+            return None
+        key = key_from_item(view)
+        if demand.project_id not in (None, key.project_id):
+            verify(key, demand.credential, now)
+            return None  # whose project it is cannot be read
+        self.check(key, demand, now)
+        return Admission(demand=demand, key=key, started_at=now, limits=(), uncounted=True)
+
+    def count_late(self, record: UsageRecord, write: Write) -> bool:
+        """Count a request that was let through uncounted, together with its record; whether it was not counted yet."""
+        change = Change()
+        change.require("attribute_exists(pk)")
+        for quota in QUOTAS:
+            amount: int = getattr(record, quota.meter.amount)
+            if amount:
+                counter = quota.meter.counter(record.started_at)
+                change.add(f"#{counter} :{quota.code}", counter)
+                change.values[f":{quota.code}"] = amount
+        try:
+            self._table.transact(write, update(*key_address(record.api_key_id), **change.arguments))
+        except ConditionFailed:
+            return False
+        return True
 
     def dead(self, api_key_id: str) -> tuple[ApiKey, tuple[HoldMark, ...]]:
         """A key and its holds that are older than a request gets, read now. Raises ApiKeyNotFoundError."""
         key, item = self._keys.get_with_counters(api_key_id)
         return key, tuple(dead_holds(item, self._now(), self._settings.hold_seconds))
 
-    def settle(self, api_key_id: str, mark: HoldMark, actual: Cost, *, repeated: bool) -> None:
+    def settle(
+        self, key: ApiKey, mark: HoldMark, actual: Cost, *, repeated: bool, project: Parent | None = None
+    ) -> Item | None:
         """Release a hold and correct the counters, in the windows in which it was counted; idempotent.
 
         Args:
             repeated: a copy of the admission may still be on its way; the hold leaves a seal against it.
+            project: where the request was counted directly.
         """
-        names = {"#hold": mark.attribute, "#n": _IN_FLIGHT}
-        values: dict[str, Any] = {":minus": -1, ":mark": mark.text}
-        release = "REMOVE #hold"
-        if repeated and mark.started_at + SEAL_LIFE > self._now():
-            values[":seal"] = seal(mark.started_at)
-            release = "SET #hold = :seal"
-        add = ["#n :minus"]
-        for meter in METERS:
-            difference = meter.of(actual) - meter.of(mark.reserved)
-            if difference:
-                names[f"#{meter.letter}"] = meter.counter(mark.started_at)
-                values[f":{meter.letter}"] = difference
-                add.append(f"#{meter.letter} :{meter.letter}")
-        try:
-            item: Item | None
-            item, _ = self._table.update(
-                *key_address(api_key_id),
-                update=f"{release} ADD {', '.join(add)}",
-                # not settled yet, by an earlier try or by who took the request for dead; nor sealed.
-                condition="#hold = :mark",
-                names=names,
-                values=values,
-                attempts=SETTLE_ATTEMPTS,
-            )
-        except ConditionFailed as already_settled:
-            item = already_settled.item
-        self._remember(api_key_id, item)
+        limits = self.limits(key)
+        sealed = repeated and late_copy_possible(mark, self._now())
+        item = self._views.get(key.api_key_id, {})
+        for _ in range(STALE_VIEWS):
+            change = Change()
+            release(change, item, limits, mark, actual, sealed=sealed)
+            for parent in parents_of(key):
+                Hand(parent).refund(change, item, key.generation, mark, actual)
+            try:
+                updated: Item | None
+                updated, _ = self._table.update(
+                    *key_address(key.api_key_id), **change.arguments, attempts=SETTLE_ATTEMPTS
+                )
+            except ConditionFailed as failure:
+                updated = failure.item
+                if updated is not None and updated.get(mark.attribute) == mark.text:
+                    item = updated  # only the cells have moved on
+                    continue
+            self.remember(key.api_key_id, updated)
+            break
+        if project is not None:
+            self._direct.release(project, mark, actual, sealed=sealed)
+        return updated
 
-    def _withdraw(self, api_key_id: str, mark: HoldMark) -> None:
+    def standing(
+        self, key: ApiKey, item: Item | None, mark: HoldMark, project: Parent | None = None
+    ) -> Iterator[tuple[Limits, tuple[LimitState, ...], Exact | None]]:
+        """Where the limits of a key and its parents stand in the windows of a request, as the key's item shows them.
+
+        Of a parent's limit it shows what is handed out; how much of that is used is known by reading (``Exact``).
+        """
+        if item is None:
+            return
+        limits, at = self.limits(key), mark.started_at
+        yield limits, Account(Scope.KEY, key.api_key_id, limits, item, at).states(), None
+        for parent in (*parents_of(key), *([project] if project else [])):
+            states = self._parents.items.states(parent, item, key.generation, at)
+            yield parent.limits, states, partial(self._parents.items.used, parent, at)
+
+    def withdraw(self, key: ApiKey, mark: HoldMark) -> None:
         """Refused, but an earlier try may still arrive and find room: seal the request, or release what came of it."""
         try:
             try:
                 self._table.update(
-                    *key_address(api_key_id),
+                    *key_address(key.api_key_id),
                     update="SET #hold = :seal",
                     condition="attribute_exists(pk) AND attribute_not_exists(#hold)",
                     names={"#hold": mark.attribute},
@@ -206,133 +215,94 @@ class Admissions:
                     attempts=SETTLE_ATTEMPTS,
                 )
             except ConditionFailed:
-                self.settle(api_key_id, mark, Cost(requests=0), repeated=True)
+                self.settle(key, mark, Cost(requests=0), repeated=True)
         except LedgerUnavailableError:
             _logger.warning("refused request not sealed")
 
-    def _read(self, api_key_id: str) -> Item:
+    def read(self, api_key_id: str) -> Item:
+        """Raises AuthenticationError when there is no such key."""
         item = self._table.get(*key_address(api_key_id))
-        self._remember(api_key_id, item)
+        self.remember(api_key_id, item)
         if item is None:
             raise AuthenticationError
         return item
 
-    def _authorize(self, key: ApiKey, demand: Demand, now: datetime) -> None:
+    def check(self, key: ApiKey, demand: Demand, now: datetime) -> Limits:
+        """Whether the key may do this here; returns the limits of a project that is not the key's own."""
         verify(key, demand.credential, now)
         if demand.role is not None and demand.role not in key.roles:
             raise MissingRoleError(f"This needs a key with the role {demand.role.value!r}.")
         if demand.project_id is None or demand.project_id == key.project_id:
-            return
+            return {}
         missing = ProjectNotFoundError(f"There is no project {demand.project_id!r}.")
         if key.project_id is not None:
             raise missing
-        project = self._keys.get_project(demand.project_id)
+        project = find_project(self._table, demand.project_id)
         if project.user_id != key.user_id and not key.is_system_admin:
             raise missing
+        return project.limits
 
-    def _check_room(self, key: ApiKey, view: Item, demand: Demand, now: datetime) -> None:
-        """Refuse what the view already shows to have no room."""
-        violated = []
-        for quota, limit in self._limits(key, demand):
-            amount = quota.meter.of(demand.cost)
-            if amount > limit > 0:
-                raise CostExceedsLimitError(
-                    f"This request takes {amount} of {quota.name}, whose limit is {limit}: it can never be admitted."
-                )
-            state = limit_state(quota, limit, view, now)
-            if amount and state.used + amount > limit:
-                violated.append(state)
-        if violated:
-            retry_at = max(state.resets_at for state in violated)
-            raise LimitExceededError(
-                tuple(
-                    ViolatedPolicy(s.name, s.scope, s.limit, s.used, s.remaining, s.resets_at, s.window_seconds)
-                    for s in violated
-                ),
-                retry_after=math.ceil((retry_at - now).total_seconds()),
-            )
+    def limits(self, key: ApiKey) -> Limits:
+        return key_limits(key.policy, key.defaults, self._settings)
 
-    def _count(self, key: ApiKey, view: Item, demand: Demand, now: datetime) -> Updated:
+    def write(self, attempt: Attempt, view: Item, key: ApiKey, now: datetime) -> Updated:
         """The one write. Raises ConditionFailed when anything in the condition does not hold."""
-        mark = _mark(demand, key, now)
-        names = {"#v": "v", "#hold": mark.attribute, "#n": _IN_FLIGHT}
-        values: dict[str, Any] = {":v": key.version, ":hold": mark.text, ":one": 1}
+        demand, change = attempt.demand, Change()
         # v: the configuration is the one this instance knows; it covers secret, status, expiry, roles and limits.
-        same_configuration = "#v = :v"
-        # hold: this very request was not counted before (its answer may have been lost).
-        not_counted_yet = "attribute_not_exists(#hold)"
-        conditions, add = [same_configuration, not_counted_yet], ["#n :one"]
-        for meter in METERS:
-            if meter.of(demand.cost):
-                names[f"#{meter.letter}"] = meter.counter(now)
-                values[f":{meter.letter}"] = meter.of(demand.cost)
-                add.append(f"#{meter.letter} :{meter.letter}")
-        for quota, limit in self._limits(key, demand):
-            letter, amount = quota.meter.letter, quota.meter.of(demand.cost)
-            if amount:
-                # room: what is used so far leaves place for this cost. The limit is at least the cost by now.
-                conditions.append(f"(attribute_not_exists(#{letter}) OR #{letter} <= :room_{letter})")
-                values[f":room_{letter}"] = limit - amount
-        remove = []
-        for index, name in enumerate((*_old_counters(view, now), *old_seals(view, now))):
-            names[f"#old{index}"] = name
-            remove.append(f"#old{index}")
-        return self._table.update(
-            *key_address(key.api_key_id),
-            update=f"SET #hold = :hold ADD {', '.join(add)}" + (f" REMOVE {', '.join(remove)}" if remove else ""),
-            condition=" AND ".join(conditions),
-            names=names,
-            values=values,
-            attempts=ADMIT_ATTEMPTS,
-        )
+        change.require("#v = :v", "v")
+        change.values[":v"] = key.version
+        account = Account(Scope.KEY, key.api_key_id, attempt.limits, view, now)
+        count(change, account, attempt.amounts, mark_of(demand, key, now))
+        for hand in attempt.hands:
+            hand.use(change, view, key.generation, attempt.amounts, now)
+        for name in (*old_counters(view, now), *old_seals(view, now)):
+            change.remove(name)
+        for stale in attempt.stale:
+            change.remove(stale.attribute)
+            if stale.left:
+                # What is left of it will be returned: exactly this much.
+                change.require(f"#{stale.attribute} = :{stale.attribute}")
+                change.values[f":{stale.attribute}"] = stale.left
+        return self._table.update(*key_address(key.api_key_id), **change.arguments, attempts=ADMIT_ATTEMPTS)
 
-    def _limits(self, key: ApiKey, demand: Demand) -> tuple[tuple[Quota, int], ...]:
-        """An operator out of quota must still be able to raise it: admin routes are counted, never limited."""
-        return () if demand.operation is Operation.ADMIN else effective_limits(key, self._settings)
-
-    def _admission(self, key: ApiKey, item: Item, demand: Demand, now: datetime, repeated: bool) -> Admission:
-        return Admission(
-            demand=demand,
-            key=key,
-            started_at=now,
-            limits=tuple(limit_state(quota, limit, item, now) for quota, limit in self._limits(key, demand)),
-            repeated=repeated,
-            dead_holds=tuple(dead_holds(item, now, self._settings.hold_seconds)),
-        )
-
-    def _remember(self, api_key_id: str, item: Item | None) -> None:
+    def remember(self, api_key_id: str, item: Item | None) -> None:
         # Taken out first, so that the least recently used one stands first.
         self._views.pop(api_key_id, None)
+        self._seen_at.pop(api_key_id, None)
         if item is None:
             return
-        self._views[api_key_id] = item
+        self._views[api_key_id], self._seen_at[api_key_id] = item, self._now()
         if len(self._views) > REMEMBERED_KEYS:
-            self._views.popitem(last=False)
+            self._seen_at.pop(self._views.popitem(last=False)[0], None)
+
+    def admission(self, attempt: Attempt, key: ApiKey, item: Item, now: datetime) -> Admission:
+        account = Account(Scope.KEY, key.api_key_id, attempt.limits, item, now)
+        limits = [*account.states()]
+        for hand in attempt.hands:
+            limits += self._parents.items.states(hand.parent, item, key.generation, now)
+        project_limits = attempt.project.limits if attempt.project else key.parents.get(Scope.PROJECT, {})
+        return Admission(
+            demand=attempt.demand,
+            key=key,
+            started_at=now,
+            limits=tuple(limits),
+            repeated=attempt.repeated,
+            dead_holds=tuple(dead_holds(item, now, self._settings.hold_seconds)),
+            project=attempt.project,
+            stock={name: project_limits[code] for code, name in STOCK_CODES.items() if code in project_limits},
+        )
+
+    def lock(self, api_key_id: str) -> threading.Lock:
+        return self._filling[hash(api_key_id) % _LOCKS]
+
+    def debit(self, parent: Parent, mark: HoldMark, amounts: Amounts) -> None:
+        self._direct.count(parent, mark, amounts)
+
+    def undebit(self, parent: Parent, mark: HoldMark) -> None:
+        self._direct.release(parent, mark, Cost(requests=0), sealed=True)
+
+    def view(self, api_key_id: str) -> Item | None:
+        return self._views.get(api_key_id)
 
     def _now(self) -> datetime:
         return from_epoch_ms(epoch_ms(self._clock()))
-
-
-def _mark(demand: Demand, key: ApiKey, now: datetime) -> HoldMark:
-    return HoldMark(
-        request_id=demand.request_id,
-        started_at=now,
-        operation=demand.operation,
-        project_id=demand.project_id if key.project_id is None else None,
-        reserved=demand.cost,
-    )
-
-
-def _old_counters(view: Mapping[str, Any], now: datetime) -> Iterator[str]:
-    """Counters of windows that have passed. The window before the present one stays: a request that began in it
-    may yet settle there, and an instance whose clock runs behind may still count in it."""
-    for meter in METERS:
-        current = meter.counter(now)
-        previous = _previous_counter(meter, now)
-        for name in view:
-            if name[0] == meter.letter and name[1:].isdigit() and name not in (current, previous) and name < current:
-                yield name
-
-
-def _previous_counter(meter: Meter, now: datetime) -> str:
-    return meter.counter(meter.window.start(now) - timedelta(days=1))

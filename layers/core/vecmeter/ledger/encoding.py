@@ -13,6 +13,7 @@ from typing import Any
 
 Item = dict[str, Any]
 
+_DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 _ENCODERS: dict[type, Callable[[Any], dict[str, Any]]] = {
     str: lambda value: {"S": value},
     int: lambda value: {"N": str(value)},
@@ -36,6 +37,15 @@ def encode(values: Mapping[str, Any]) -> dict[str, Any]:
 def decode(item: Mapping[str, Any]) -> Item:
     """Whole numbers come back as int, others as Decimal."""
     return {name: _decode_value(value) for name, value in item.items()}
+
+
+def base36(number: int) -> str:
+    """Digits and lower-case letters: what ``int(text, 36)`` reads. Short, because names and values are billed."""
+    digits: list[str] = []
+    while number or not digits:
+        number, digit = divmod(number, 36)
+        digits.append(_DIGITS[digit])
+    return "".join(reversed(digits))
 
 
 def _encode_value(value: Any) -> dict[str, Any]:

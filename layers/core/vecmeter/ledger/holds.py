@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from vecmeter.ledger.encoding import base36
 from vecmeter.ledger.model import Cost, Operation, epoch_ms, from_epoch_ms
 
 _PREFIX = "h"
 _SEAL = "-"
-_DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 _LETTERS = {
     Operation.SEARCH: "s",
     Operation.ADD: "a",
@@ -38,13 +38,17 @@ SEAL_LIFE = timedelta(minutes=16)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HoldMark:
-    """A request in flight. ``started_at`` in whole milliseconds; ``project_id`` None: the key's own project."""
+    """A request in flight. ``started_at`` in whole milliseconds; ``project_id`` None: the key's own project.
+
+    ``price_number``: the price list that what is reserved was reckoned by.
+    """
 
     request_id: str
     started_at: datetime
     operation: Operation
     project_id: str | None
     reserved: Cost
+    price_number: int = 0
 
     @property
     def attribute(self) -> str:
@@ -53,13 +57,17 @@ class HoldMark:
     @property
     def text(self) -> str:
         cost = self.reserved
-        amounts = ".".join(map(_base36, (epoch_ms(self.started_at), cost.requests, cost.tokens, cost.micro_usd)))
-        return f"{_LETTERS[self.operation]}{amounts}" + (f"|{self.project_id}" if self.project_id else "")
+        amounts = [cost.tokens, cost.micro_usd, self.price_number, cost.requests, cost.searches, cost.writes]
+        usual = _usual(self.operation)
+        while amounts and amounts[-1] == usual[len(amounts) - 1]:
+            amounts.pop()
+        text = ".".join(map(base36, (epoch_ms(self.started_at), *amounts)))
+        return _LETTERS[self.operation] + text + (f"|{self.project_id}" if self.project_id else "")
 
 
 def seal(started_at: datetime) -> str:
     """What stands in a hold's place until no copy of its admission can arrive any more."""
-    return _SEAL + _base36(epoch_ms(started_at + SEAL_LIFE))
+    return _SEAL + base36(epoch_ms(started_at + SEAL_LIFE))
 
 
 def dead_holds(item: Mapping[str, Any], now: datetime, life_seconds: int) -> Iterator[HoldMark]:
@@ -79,25 +87,25 @@ def old_seals(item: Mapping[str, Any], now: datetime) -> Iterator[str]:
             yield name
 
 
+def _usual(operation: Operation) -> tuple[int, ...]:
+    """What a mark leaves out at its end: most requests are one, and of one search or one written vector."""
+    return 0, 0, 0, 1, int(operation is Operation.SEARCH), int(operation in (Operation.ADD, Operation.UPSERT))
+
+
 def _is_hold(name: str, value: Any) -> bool:
     return name.startswith(_PREFIX) and isinstance(value, str)
 
 
 def _parse(name: str, text: str) -> HoldMark:
     amounts, _, project_id = text.partition("|")
-    started, requests, tokens, micro_usd = (int(digits, 36) for digits in amounts[1:].split("."))
+    numbers = [int(digits, 36) for digits in amounts[1:].split(".")]
+    operation = _OPERATIONS[amounts[0]]
+    tokens, micro_usd, price_number, requests, searches, writes = (*numbers[1:], *_usual(operation)[len(numbers) - 1 :])
     return HoldMark(
         request_id=name[len(_PREFIX) :],
-        started_at=from_epoch_ms(started),
-        operation=_OPERATIONS[amounts[0]],
+        started_at=from_epoch_ms(numbers[0]),
+        operation=operation,
         project_id=project_id or None,
-        reserved=Cost(requests=requests, tokens=tokens, micro_usd=micro_usd),
+        reserved=Cost(requests=requests, tokens=tokens, micro_usd=micro_usd, searches=searches, writes=writes),
+        price_number=price_number,
     )
-
-
-def _base36(number: int) -> str:
-    digits: list[str] = []
-    while number or not digits:
-        number, digit = divmod(number, 36)
-        digits.append(_DIGITS[digit])
-    return "".join(reversed(digits))

@@ -10,20 +10,28 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import timedelta
 from types import TracebackType
 from typing import Self
 
-from vecmeter.errors import LedgerUnavailableError, LimitExceededError
-from vecmeter.ledger.admission import Admission, Admissions, Demand
+from vecmeter.errors import CostExceedsLimitError, LedgerUnavailableError, LimitExceededError
+from vecmeter.ledger.admission import Admissions
+from vecmeter.ledger.alerts import Alerts
+from vecmeter.ledger.allotments import Parent
+from vecmeter.ledger.demands import Admission, Crowded, Demand
 from vecmeter.ledger.holds import HoldMark
 from vecmeter.ledger.model import ApiKey, Clock, Cost, LimitState, Operation, Status, UsageRecord
-from vecmeter.ledger.prices import PriceList
+from vecmeter.ledger.prices import PriceList, PriceSource
+from vecmeter.ledger.quotas import DEFAULT_ALERT_THRESHOLD_PCT
 from vecmeter.ledger.usage import UsageLog
 from vecmeter.settings import Settings
 
+# A table that did not answer is not asked again for so long, by requests that may do without it.
+AWAY_SECONDS = 2.0
 # Dead holds one admission accounts for, so that a request waits for a few calls at most.
 BURIED_AT_ONCE = 3
 
@@ -32,13 +40,17 @@ _logger = logging.getLogger("vecmeter.ledger")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What a request turned out to have done. ``vectors``: written, deleted or returned; bytes of the response body."""
+    """What a request turned out to have done. ``vectors``: written, deleted or returned; bytes of the response body.
+
+    ``replayed``: it was answered as an earlier request with its key was, and did and takes nothing itself.
+    """
 
     vectors: int = 0
     collection: str | None = None
     namespace: str | None = None
     response_bytes: int = 0
     had_filter: bool = False
+    replayed: bool = False
 
 
 class Ledger:
@@ -48,35 +60,75 @@ class Ledger:
         self,
         admissions: Admissions,
         usage: UsageLog,
-        prices: PriceList,
+        prices: PriceSource,
+        alerts: Alerts,
         settings: Settings,
         clock: Clock,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._monotonic = monotonic
         self._admissions = admissions
         self._usage = usage
         self._prices = prices
         self._tracking = settings.usage_tracking_enabled
         self._clock = clock
+        self._alerts = alerts
+        self._without_ledger = {
+            True: timedelta(seconds=settings.outage_read_seconds),
+            False: timedelta(seconds=settings.outage_write_seconds),
+        }
+        self._away_until = -math.inf
 
     def admit(self, demand: Demand) -> Hold:
         """Let a request run, counted, or raise why it may not (see ``Admissions.admit``)."""
         started = time.perf_counter()
+        prices = demand.prices or self._prices.current()
+        demand = replace(demand, prices=prices)
         if not self._tracking:
-            return Hold(self, self._admissions.authorize(demand), self._prices, started)
+            return Hold(self, self._admissions.authorize(demand), prices, started)
         try:
-            admission = self._admissions.admit(demand)
-        except LimitExceededError:
-            self._record_refusal(demand)
+            away = self._monotonic() < self._away_until
+            admission = (self._uncounted(demand) if away else None) or self._admit(demand)
+        except LimitExceededError as refusal:
+            self._record_refusal(demand, refusal)
             raise
+        except LedgerUnavailableError:
+            self._away_until = self._monotonic() + AWAY_SECONDS
+            uncounted = self._uncounted(demand)
+            if uncounted is None:
+                raise
+            admission = uncounted
         self._bury(admission.key, admission.dead_holds[:BURIED_AT_ONCE])
-        return Hold(self, admission, self._prices, started)
+        return Hold(self, admission, prices, started)
+
+    def _uncounted(self, demand: Demand) -> Admission | None:
+        """For a request that may do without the ledger, which has just been found away."""
+        reads = demand.operation in (Operation.SEARCH, Operation.FETCH)
+        return self._admissions.admit_uncounted(demand, self._without_ledger[reads])
+
+    def _admit(self, demand: Demand) -> Admission:
+        try:
+            return self._admissions.admit(demand)
+        except Crowded as crowded:
+            # What fills the places may be dead.
+            if not sum(self.bury(api_key_id) for api_key_id in crowded.api_key_ids):
+                raise crowded.refusal from None
+        try:
+            return self._admissions.admit(demand)
+        except Crowded as crowded:
+            raise crowded.refusal from None
 
     def authorize(self, demand: Demand) -> Admission:
         """Check the key and count nothing: looking at one's own meter is free."""
         return self._admissions.authorize(demand)
 
+    def current_prices(self) -> PriceList:
+        """The list to reckon a demand's cost by; give it along with the demand. Raises LedgerUnavailableError."""
+        return self._prices.current()
+
     def price(self, operation: Operation, *, tokens: int = 0, vectors: int = 0) -> int:
-        return self._prices.micro_usd(operation, tokens=tokens, vectors=vectors)
+        return self._prices.current().micro_usd(operation, tokens=tokens, vectors=vectors)
 
     def settle(self, admission: Admission, record: UsageRecord) -> bool:
         """Account for an admitted request. Returns whether the ledger took it all.
@@ -85,7 +137,20 @@ class Ledger:
         """
         if not self._tracking:
             return True
-        return self._account(record, admission.mark, repeated=admission.repeated)
+        if admission.uncounted:
+            _log_unwritten(record)
+            return False
+        return self._account(
+            admission.key, record, admission.mark, repeated=admission.repeated, project=admission.project
+        )
+
+    def replay(self, record: UsageRecord) -> bool:
+        """Count and keep a request that was let through while the ledger was away, from the record in the log.
+
+        Repeating it changes nothing. Returns whether it was not counted yet. Its key's rolling limits and its parents'
+        limits are left alone: their windows are for admissions.
+        """
+        return self._admissions.count_late(record, self._usage.insertion(record))
 
     def bury(self, api_key_id: str) -> int:
         """Account for the requests of a key that never settled; returns how many. For keys that are used no more."""
@@ -94,25 +159,41 @@ class Ledger:
 
     def _bury(self, key: ApiKey, marks: Sequence[HoldMark]) -> int:
         """Until the ledger fails: what is left is found again."""
-        done = itertools.takewhile(lambda mark: self._account(self._unknown(key, mark), mark, repeated=True), marks)
+        done = itertools.takewhile(lambda mark: self._account_dead(key, mark), marks)
         return sum(1 for _ in done)
 
-    def _account(self, record: UsageRecord, mark: HoldMark, *, repeated: bool) -> bool:
+    def _account_dead(self, key: ApiKey, mark: HoldMark) -> bool:
+        try:
+            record = self._unknown(key, mark)
+        except LedgerUnavailableError:
+            return False
+        return self._account(key, record, mark, repeated=True)
+
+    def _account(
+        self, key: ApiKey, record: UsageRecord, mark: HoldMark, *, repeated: bool, project: Parent | None = None
+    ) -> bool:
         """The record first: a hold without a record is found and accounted again, a record lost would be lost."""
         try:
             kept = self._usage.keep(record)
         except LedgerUnavailableError:
             _log_unwritten(record)
             return False
-        actual = Cost(requests=kept.requests, tokens=kept.tokens, vectors=kept.vectors, micro_usd=kept.micro_usd)
         try:
-            self._admissions.settle(record.api_key_id, mark, actual, repeated=repeated)
+            item = self._admissions.settle(key, mark, _cost_of(kept, mark.reserved), repeated=repeated, project=project)
         except LedgerUnavailableError:
             _logger.warning("hold left to expire")
             return False
+        for limits, states, exact in self._admissions.standing(key, item, mark, project):
+            self._alerts.observe(
+                key,
+                states,
+                threshold_pct=limits.get("at", DEFAULT_ALERT_THRESHOLD_PCT),
+                repeat_hourly=bool(limits.get("ar")),
+                exact=exact,
+            )
         return True
 
-    def _record_refusal(self, demand: Demand) -> None:
+    def _record_refusal(self, demand: Demand, refusal: LimitExceededError) -> None:
         key = self._admissions.known_key(demand.credential)
         if key is None:
             return
@@ -131,6 +212,7 @@ class Ledger:
             self._usage.write_refusal(record)
         except LedgerUnavailableError:
             _log_unwritten(record)
+        self._alerts.observe_refusal(key, record.project_id, refusal.violated)
 
     def _unknown(self, key: ApiKey, mark: HoldMark) -> UsageRecord:
         return UsageRecord(
@@ -145,12 +227,14 @@ class Ledger:
             requests=mark.reserved.requests,
             tokens=mark.reserved.tokens,
             micro_usd=mark.reserved.micro_usd,
-            price_version=self._prices.version,
+            price_version=self._prices.numbered(mark.price_number).version,
         )
 
 
 class Hold:
-    """An admitted request in flight. Left without ``settle`` it is accounted as a failure that cost nothing."""
+    """An admitted request in flight. Left without ``settle`` it is accounted as a failure that cost nothing; by an
+    error that says a limit is reached, as a refusal.
+    """
 
     def __init__(self, ledger: Ledger, admission: Admission, prices: PriceList, started: float) -> None:
         self._ledger = ledger
@@ -180,7 +264,8 @@ class Hold:
 
     def settle(self, outcome: Outcome) -> bool:
         """Account for a request that succeeded, once the response's bytes are known. False: the ledger failed."""
-        return self._finish(Status.SUCCESS, self.cost(outcome.vectors), outcome)
+        actual = Cost(requests=0) if outcome.replayed else self.cost(outcome.vectors)
+        return self._finish(Status.SUCCESS, actual, outcome)
 
     def __enter__(self) -> Self:
         return self
@@ -188,7 +273,12 @@ class Hold:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not self._settled:
+        if self._settled:
+            return
+        if isinstance(error, LimitExceededError | CostExceedsLimitError):
+            # Found by the work, which was undone: whoever is refused uses nothing.
+            self._finish(Status.QUOTA_EXCEEDED, Cost(requests=0), Outcome())
+        else:
             requests = self.admission.demand.cost.requests
             self._finish(Status.FAILURE, Cost(requests=requests), Outcome())
 
@@ -215,8 +305,26 @@ class Hold:
             micro_usd=actual.micro_usd,
             price_version=self._prices.version,
             had_filter=outcome.had_filter,
+            extra={"replayed": True} if outcome.replayed else {},
         )
         return self._ledger.settle(admission, record)
+
+
+def _cost_of(record: UsageRecord, reserved: Cost) -> Cost:
+    """What a request took, as its record says. A search that failed is no search, a vector not written no write."""
+    searches, writes = reserved.searches, reserved.writes
+    if record.status is Status.SUCCESS and record.operation in (Operation.ADD, Operation.UPSERT):
+        writes = min(writes, record.vectors)
+    if record.status is Status.FAILURE or not record.requests:
+        searches = writes = 0
+    return Cost(
+        requests=record.requests,
+        tokens=record.tokens,
+        vectors=record.vectors,
+        micro_usd=record.micro_usd,
+        searches=searches,
+        writes=writes,
+    )
 
 
 def _log_unwritten(record: UsageRecord) -> None:

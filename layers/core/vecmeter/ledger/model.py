@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -51,20 +51,56 @@ class Status(StrEnum):
     UNKNOWN = "unknown"
 
 
+class Scope(StrEnum):
+    """Whose limits: a key's, or those of its parents. The short name stands on the items."""
+
+    KEY = "key"
+    PROJECT = "project"
+    USER = "user"
+    SYSTEM = "system"
+
+    @property
+    def letter(self) -> str:
+        return self.value[0]
+
+
+PARENTS = (Scope.PROJECT, Scope.USER, Scope.SYSTEM)
+
+Limits = Mapping[str, int]
+"""Limits by their short names (``quotas.py``). Money in micro-USD. What is not named is not limited."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """What a key may use. A limit of None means: not set here, the default of the settings counts.
+    """What a scope may use. A limit of None means: not set here, what is inherited counts. Money in micro-USD.
 
-    ``active`` False switches the limits of this scope off; ``alert_threshold_pct`` is in percent of a limit.
+    ``active`` False switches the limits of this scope off; ``alert_threshold_pct`` is in percent of a limit;
+    ``defaults``: policies of the scopes below that set nothing themselves.
     """
 
     active: bool = True
     notes: str | None = None
+    profile: str | None = None
     daily_requests: int | None = None
     monthly_requests: int | None = None
     daily_tokens: int | None = None
     monthly_tokens: int | None = None
+    searches_per_day: int | None = None
+    writes_per_day: int | None = None
+    requests_per_minute: int | None = None
+    requests_per_hour: int | None = None
+    requests_per_day: int | None = None
+    burst_requests: int | None = None
+    max_concurrent: int | None = None
+    daily_cost_usd: int | None = None
+    monthly_cost_usd: int | None = None
+    max_vectors: int | None = None
+    max_storage_bytes: int | None = None
+    max_collections: int | None = None
+    max_vectors_per_collection: int | None = None
     alert_threshold_pct: int | None = None
+    alert_repeat_hourly: bool | None = None
+    defaults: Mapping[Scope, Policy] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +108,10 @@ class ApiKey:
     """A key as its item shows it; the secret itself is never kept.
 
     ``project_id`` None: the key reaches every project of its user. ``version`` rises with each change of the
-    configuration, so that an admission against an outdated view fails instead of passing.
+    configuration, so that an admission against an outdated view fails instead of passing. ``defaults``: the limits it
+    inherits; ``parents``: those of its project, its user and the system, which it shares with other keys;
+    ``generation`` rises when one of those two changes. ``previous_hash``: of the secret before the last rotation, good
+    until ``previous_expires_at``.
     """
 
     api_key_id: str
@@ -84,6 +123,11 @@ class ApiKey:
     project_id: str | None
     roles: frozenset[Role]
     policy: Policy
+    previous_hash: bytes | None = None
+    previous_expires_at: datetime | None = None
+    defaults: Limits = field(default_factory=dict)
+    parents: Mapping[Scope, Limits] = field(default_factory=dict)
+    generation: int = 0
     name: str | None = None
     prefix: str = ""
     last4: str = ""
@@ -100,28 +144,37 @@ class Project:
     user_id: str
     name: str | None
     created_at: datetime
+    limits: Limits = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """What a request takes from the limits, or turned out to have taken. Tokens are text tokens."""
+    """What a request takes from the limits, or turned out to have taken. Tokens are text tokens.
+
+    ``searches`` and ``writes`` weigh it by operation: a batch of 500 vectors is one request and 500 writes.
+    """
 
     requests: int = 1
     tokens: int = 0
     vectors: int = 0
     micro_usd: int = 0
+    searches: int = 0
+    writes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LimitState:
-    """One limit in numbers. ``window_seconds``: the length of its window; ``resets_at``: the end of the present one."""
+    """One limit in numbers. ``window_seconds``: the length of its window; ``resets_at``: the end of the present one,
+    or for a rolling window the moment at which the first of what is used leaves it; None, 0: it has no window.
+    """
 
     name: str
     scope: str
     limit: int
     used: int
-    resets_at: datetime
+    resets_at: datetime | None
     window_seconds: int
+    scope_id: str = ""
 
     @property
     def remaining(self) -> int:

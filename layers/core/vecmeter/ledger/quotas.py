@@ -1,18 +1,24 @@
-"""Quotas: allowances per calendar day and month (UTC). A quota is a row of data; its counter's name carries the window.
+"""The kinds of limits there are. A limit is a row of data here; policies name them, items abbreviate them.
 
-A new day starts by itself because its counter has another name; the old one is removed by a later admission.
+A calendar quota counts in one attribute per window, whose name carries the window: a new day starts by itself because
+its counter has another name, and the old one is removed by a later admission. A rolling quota is kept in cells: see
+``rolling.py``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, Literal
 
-from vecmeter.ledger.model import ApiKey, Cost, LimitState, Policy
+from vecmeter.ledger.model import Cost, Limits, Policy, Scope
 from vecmeter.settings import Settings
+
+Amount = Literal["requests", "tokens", "micro_usd", "searches", "writes"]
+
+DEFAULT_ALERT_THRESHOLD_PCT = 80
 
 
 class Window(StrEnum):
@@ -31,21 +37,23 @@ class Window(StrEnum):
     def seconds(self, now: datetime) -> int:
         return int((self.end(now) - self.start(now)).total_seconds())
 
-    def counter(self, letter: str, now: datetime) -> str:
-        """Name of the attribute that counts in this window: ``d261121``, ``M2611``."""
-        return letter + now.strftime("%y%m%d" if self is Window.DAY else "%y%m")
+    def tag(self, now: datetime) -> str:
+        """``261121`` or ``2611``: what names the window in an attribute's name."""
+        month = f"{now.year % 100:02}{now.month:02}"
+        return f"{month}{now.day:02}" if self is Window.DAY else month
 
 
 @dataclass(frozen=True, slots=True)
 class Meter:
-    """Something counted per window on the key's item: ``letter`` starts the attribute's name (names are billed)."""
+    """Something counted per calendar window: ``letter`` starts the attribute's name (names are billed)."""
 
     letter: str
     window: Window
-    amount: Literal["requests", "tokens", "micro_usd"]
+    amount: Amount
 
     def counter(self, now: datetime) -> str:
-        return self.window.counter(self.letter, now)
+        """Name of the attribute that counts in this window: ``d261121``, ``M2611``."""
+        return self.letter + self.window.tag(now)
 
     def of(self, cost: Cost) -> int:
         value: int = getattr(cost, self.amount)
@@ -54,72 +62,114 @@ class Meter:
 
 @dataclass(frozen=True, slots=True)
 class Quota:
-    """A limit on a meter. ``name`` is the policy's field, ``code`` its short name on the item."""
+    """A limit per calendar window. ``name`` is the policy's field, ``code`` its short name on the items."""
 
     name: str
     code: str
     meter: Meter
 
-
-DAILY_REQUESTS = Quota("daily_requests", "dr", Meter("d", Window.DAY, "requests"))
-MONTHLY_REQUESTS = Quota("monthly_requests", "mr", Meter("M", Window.MONTH, "requests"))
-DAILY_TOKENS = Quota("daily_tokens", "dt", Meter("t", Window.DAY, "tokens"))
-MONTHLY_TOKENS = Quota("monthly_tokens", "mt", Meter("T", Window.MONTH, "tokens"))
-
-QUOTAS = (DAILY_REQUESTS, MONTHLY_REQUESTS, DAILY_TOKENS, MONTHLY_TOKENS)
-COST_METERS = (Meter("c", Window.DAY, "micro_usd"), Meter("C", Window.MONTH, "micro_usd"))
-METERS = (*(quota.meter for quota in QUOTAS), *COST_METERS)
-
-_POLICY_CODES = {"active": "a", "notes": "no", "alert_threshold_pct": "at"} | {q.name: q.code for q in QUOTAS}
+    def of(self, cost: Cost) -> int:
+        return self.meter.of(cost)
 
 
-def effective_limits(key: ApiKey, settings: Settings) -> tuple[tuple[Quota, int], ...]:
-    """The quotas that hold for a key: its own policy's, else the settings' defaults; none when switched off."""
-    if not key.policy.active:
-        return ()
-    return tuple((quota, _limit_of(quota, key.policy, settings)) for quota in QUOTAS)
+@dataclass(frozen=True, slots=True)
+class RollingQuota:
+    """A limit on every interval of ``seconds``, counted in cells of ``cell`` seconds."""
+
+    name: str
+    code: str
+    amount: Amount
+    seconds: int
+    cell: int
+
+    def of(self, cost: Cost) -> int:
+        value: int = getattr(cost, self.amount)
+        return value
 
 
-def limit_state(quota: Quota, limit: int, counters: Mapping[str, Any], now: datetime) -> LimitState:
-    """One quota in numbers, from the counters of the key's item."""
-    window = quota.meter.window
-    return LimitState(
-        name=quota.name,
-        scope="key",
-        limit=limit,
-        used=counters.get(quota.meter.counter(now), 0),
-        resets_at=window.end(now),
-        window_seconds=window.seconds(now),
-    )
+QUOTAS = (
+    Quota("daily_requests", "dr", Meter("d", Window.DAY, "requests")),
+    Quota("monthly_requests", "mr", Meter("M", Window.MONTH, "requests")),
+    Quota("daily_tokens", "dt", Meter("t", Window.DAY, "tokens")),
+    Quota("monthly_tokens", "mt", Meter("T", Window.MONTH, "tokens")),
+    Quota("daily_cost_usd", "dc", Meter("c", Window.DAY, "micro_usd")),
+    Quota("monthly_cost_usd", "mc", Meter("C", Window.MONTH, "micro_usd")),
+)
+ROLLING_QUOTAS = (
+    RollingQuota("requests_per_minute", "rm", "requests", 60, 5),
+    RollingQuota("requests_per_hour", "rh", "requests", 3600, 150),
+    RollingQuota("requests_per_day", "rd", "requests", 86400, 3600),
+    RollingQuota("searches_per_day", "sd", "searches", 86400, 3600),
+    RollingQuota("writes_per_day", "wd", "writes", 86400, 3600),
+)
+# What goes beyond requests_per_minute, in any hour.
+BURST = RollingQuota("burst_requests", "br", "requests", 3600, 150)
+PER_MINUTE = ROLLING_QUOTAS[0]
+MAX_CONCURRENT, CONCURRENT_CODE = "max_concurrent", "cc"
+METERS = tuple(quota.meter for quota in QUOTAS)
+COST_METERS = tuple(meter for meter in METERS if meter.amount == "micro_usd")
+COUNTED_QUOTAS: tuple[Quota | RollingQuota, ...] = (*QUOTAS, *ROLLING_QUOTAS)
+MONEY = frozenset(quota.name for quota in QUOTAS if quota.meter.amount == "micro_usd")
+
+STOCK_CODES = {
+    "sv": "max_vectors",
+    "sb": "max_storage_bytes",
+    "sc": "max_collections",
+    "sk": "max_vectors_per_collection",
+}
+LIMIT_CODES = (
+    {q.code: q.name for q in COUNTED_QUOTAS}
+    | {BURST.code: BURST.name, CONCURRENT_CODE: MAX_CONCURRENT}
+    | STOCK_CODES
+    | {"at": "alert_threshold_pct", "ar": "alert_repeat_hourly"}
+)
+_POLICY_CODES = LIMIT_CODES | {"a": "active", "no": "notes", "pf": "profile"}
+# What the settings say for a key for which no policy says anything.
+_SETTINGS_DEFAULTS = ("dr", "mr", "dt", "mt")
 
 
-def effective_policy(key: ApiKey, settings: Settings) -> dict[str, Any]:
-    """The policy as it acts, defaults filled in, under its public names."""
-    limits = {quota.name: _limit_of(quota, key.policy, settings) for quota in QUOTAS}
-    return {
-        "active": key.policy.active,
-        "notes": key.policy.notes,
-        **limits,
-        "alert_threshold_pct": 80 if key.policy.alert_threshold_pct is None else key.policy.alert_threshold_pct,
-    }
+def in_public_units(name: str, value: int) -> int | float:
+    """A limit's number as callers see it: dollars, where the ledger has micro-USD."""
+    return value / 1_000_000 if name in MONEY else value
+
+
+def own_limits(policy: Policy) -> Limits:
+    """What a policy itself sets, by short names."""
+    values = {code: getattr(policy, name) for code, name in LIMIT_CODES.items()}
+    return {code: int(value) for code, value in values.items() if value is not None}
+
+
+def key_limits(policy: Policy, inherited: Limits, settings: Settings) -> Limits:
+    """The limits that hold for a key: its own policy's, else inherited, else the settings'; none when switched off."""
+    if not policy.active:
+        return {}
+    defaults = {code: getattr(settings, f"default_{LIMIT_CODES[code]}") for code in _SETTINGS_DEFAULTS}
+    return {**defaults, **inherited, **own_limits(policy)}
+
+
+def policy_of(limits: Limits) -> dict[str, Any]:
+    """Limits under their public names, as they act: money still in micro-USD."""
+    values: dict[str, Any] = {name: limits[code] for code, name in LIMIT_CODES.items() if code in limits}
+    values.setdefault("alert_threshold_pct", DEFAULT_ALERT_THRESHOLD_PCT)
+    values["alert_repeat_hourly"] = bool(values.get("alert_repeat_hourly", False))
+    return values
 
 
 def policy_to_item(policy: Policy) -> dict[str, Any]:
-    """The policy under its short names, what is not set left out."""
-    values = {code: getattr(policy, name) for name, code in _POLICY_CODES.items()}
+    """The policy under its short names, what is not set left out; those of the scopes below under ``d``."""
+    values = {code: getattr(policy, name) for code, name in _POLICY_CODES.items()}
     if policy.active:
         del values["a"]
-    return {code: value for code, value in values.items() if value is not None}
+    item = {code: value for code, value in values.items() if value is not None}
+    below = {scope.letter: policy_to_item(default) for scope, default in policy.defaults.items()}
+    return item | ({"d": below} if below else {})
 
 
 def policy_from_item(stored: Mapping[str, Any]) -> Policy:
-    values: dict[str, Any] = {name: stored[code] for name, code in _POLICY_CODES.items() if code in stored}
-    return Policy(**values)
+    values: dict[str, Any] = {name: stored[code] for code, name in _POLICY_CODES.items() if code in stored}
+    below = stored.get("d", {})
+    defaults = {scope: policy_from_item(below[scope.letter]) for scope in Scope if scope.letter in below}
+    return Policy(**values, defaults=defaults)
 
 
-def _limit_of(quota: Quota, policy: Policy, settings: Settings) -> int:
-    own: int | None = getattr(policy, quota.name)
-    if own is not None:
-        return own
-    default: int = getattr(settings, f"default_{quota.name}")
-    return default
+POLICY_LIMITS = tuple(field.name for field in fields(Policy) if field.name in set(LIMIT_CODES.values()))

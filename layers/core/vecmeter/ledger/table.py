@@ -23,7 +23,9 @@ from botocore.exceptions import (
 )
 
 from vecmeter.errors import LedgerUnavailableError
+from vecmeter.ledger import transactions
 from vecmeter.ledger.encoding import Item, decode, encode
+from vecmeter.ledger.transactions import Write, key_of
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.client import DynamoDBClient
@@ -64,12 +66,15 @@ _NO_ANSWER = (HTTPClientError, ConnectionError, IncompleteReadError, ChecksumErr
 class ConditionFailed(Exception):
     """A condition did not hold. ``items`` are the items as they were, None where there was none.
 
-    ``tries`` above 1: an earlier try, whose answer was lost, may have been applied; it may be why.
+    ``tries`` above 1: an earlier try, whose answer was lost, may have been applied; it may be why (a transaction is
+    never why: see ``Table.transact``). ``failed``: the places, in the transaction, of the writes whose conditions did
+    not hold; for those that did ``items`` has None.
     """
 
-    def __init__(self, items: Sequence[Item | None]) -> None:
+    def __init__(self, items: Sequence[Item | None], failed: frozenset[int] = frozenset({0})) -> None:
         super().__init__("a condition did not hold")
         self.items = items
+        self.failed = failed
         self.tries = 1
 
     @property
@@ -131,7 +136,7 @@ class Table:
         if _too_long(pk, _LONGEST_PK) or _too_long(sk, _LONGEST_SK):
             return None
         answer, _ = self._call(
-            lambda: self._client.get_item(TableName=self.name, Key=_key(pk, sk), ConsistentRead=True),
+            lambda: self._client.get_item(TableName=self.name, Key=key_of(pk, sk), ConsistentRead=True),
             attempts=READ_ATTEMPTS,
         )
         return decode(answer["Item"]) if "Item" in answer else None
@@ -174,7 +179,7 @@ class Table:
         """
         request: dict[str, Any] = {
             "TableName": self.name,
-            "Key": _key(pk, sk),
+            "Key": key_of(pk, sk),
             "UpdateExpression": update,
             "ConditionExpression": condition,
             "ExpressionAttributeValues": encode(values),
@@ -186,39 +191,57 @@ class Table:
         answer, tries = self._call(lambda: self._client.update_item(**request), attempts=attempts)
         return Updated(decode(answer["Attributes"]), tries)
 
-    def insert(self, *items: Item) -> None:
+    def insert(self, *items: Item, attempts: int = WRITE_ATTEMPTS) -> None:
         """Write new items, all or none.
 
         Raises:
             ConditionFailed: one of them exists already.
         """
-        puts: Any = [
-            {
-                "Put": {
-                    "TableName": self.name,
-                    "Item": encode(item),
-                    "ConditionExpression": "attribute_not_exists(pk)",
-                    "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
-                }
-            }
-            for item in items
-        ]
-        # The token makes the tries one transaction: without it a repetition would find our own items in the way.
+        self.transact(*map(transactions.insert, items), attempts=attempts)
+
+    def transact(self, *writes: Write, attempts: int = WRITE_ATTEMPTS) -> None:
+        """Apply all writes or none.
+
+        A token makes the tries one transaction for the ten minutes after it was applied: a try after a lost answer
+        succeeds without being applied again, instead of finding its own writes in the way.
+
+        Raises:
+            ConditionFailed: a condition did not hold, and nothing was written, by an earlier try neither.
+        """
+        asked = {"TableName": self.name, "ReturnValuesOnConditionCheckFailure": "ALL_OLD"}
+        items: Any = [{write.kind: {**asked, **write.request}} for write in writes]
         token = uuid.uuid4().hex
         self._call(
-            lambda: self._client.transact_write_items(TransactItems=puts, ClientRequestToken=token),
-            attempts=WRITE_ATTEMPTS,
+            lambda: self._client.transact_write_items(TransactItems=items, ClientRequestToken=token),
+            attempts=attempts,
         )
 
     def delete(self, pk: str, sk: str) -> None:
-        self._call(lambda: self._client.delete_item(TableName=self.name, Key=_key(pk, sk)), attempts=WRITE_ATTEMPTS)
+        self._call(lambda: self._client.delete_item(TableName=self.name, Key=key_of(pk, sk)), attempts=WRITE_ATTEMPTS)
+
+    def delete_if(self, pk: str, sk: str, *, condition: str, values: Mapping[str, Any]) -> None:
+        """Delete the item if the condition holds. After a lost answer it may fail because the item is gone already.
+
+        Raises:
+            ConditionFailed: with the item that is there.
+        """
+        self._call(
+            lambda: self._client.delete_item(
+                TableName=self.name,
+                Key=key_of(pk, sk),
+                ConditionExpression=condition,
+                ExpressionAttributeValues=encode(values),
+                ReturnValuesOnConditionCheckFailure="ALL_OLD",
+            ),
+            attempts=WRITE_ATTEMPTS,
+        )
 
     def delete_many(self, keys: Iterable[tuple[str, str]]) -> int:
         """Delete items, all of them different, 25 at a time (what one BatchWriteItem takes); returns how many."""
         deleted = 0
         remaining = iter(keys)
         while batch := list(itertools.islice(remaining, 25)):
-            self._delete_batch([{"DeleteRequest": {"Key": _key(pk, sk)}} for pk, sk in batch])
+            self._delete_batch([{"DeleteRequest": {"Key": key_of(pk, sk)}} for pk, sk in batch])
             deleted += len(batch)
         return deleted
 
@@ -288,10 +311,6 @@ class Table:
         raise LedgerUnavailableError("The ledger does not answer; try again shortly.") from reason
 
 
-def _key(pk: str, sk: str) -> dict[str, Any]:
-    return {"pk": {"S": pk}, "sk": {"S": sk}}
-
-
 def _too_long(part: str, longest: int) -> bool:
     """Whether no key can have this part, which may come from a path or a page token; errors of DynamoDB otherwise."""
     return len(part) > longest // 4 and len(part.encode()) > longest
@@ -311,6 +330,7 @@ def _condition_failure(error: ClientError) -> ConditionFailed | None:
         item = response.get("Item")
         return ConditionFailed([decode(item) if item else None])
     reasons = response.get("CancellationReasons", [])
-    if any(reason.get("Code") == "ConditionalCheckFailed" for reason in reasons):
-        return ConditionFailed([decode(r["Item"]) if r.get("Item") else None for r in reasons])
+    failed = frozenset(place for place, r in enumerate(reasons) if r.get("Code") == "ConditionalCheckFailed")
+    if failed:
+        return ConditionFailed([decode(r["Item"]) if r.get("Item") else None for r in reasons], failed)
     return None

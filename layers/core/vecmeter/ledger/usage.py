@@ -6,20 +6,22 @@ import dataclasses
 import heapq
 import json
 import threading
-from collections import Counter, OrderedDict, defaultdict
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
+from vecmeter.ledger.activity import Activity
 from vecmeter.ledger.encoding import Item
-from vecmeter.ledger.model import Operation, Status, UsageRecord, epoch_ms, from_epoch_ms
+from vecmeter.ledger.model import Clock, Operation, Status, UsageRecord, epoch_ms, from_epoch_ms
 from vecmeter.ledger.table import ConditionFailed, Table
+from vecmeter.ledger.totals import hour_of
+from vecmeter.ledger.transactions import Write, insert
 
 REFUSAL_INTERVAL = timedelta(seconds=10)
 REFUSED_KEYS = 10_000
-TOP_ENDPOINTS = 10
 
 # Attribute names are billed; these are the record's fields under theirs. What equals a field's default is left out.
 _SHORT = {
@@ -56,11 +58,12 @@ _LOADED: dict[str, Callable[[Any], Any]] = {
 
 
 class UsageLog:
-    """Writes and reads usage records."""
+    """Writes and reads usage records. Marks the hours of those it writes, so that they are rolled up."""
 
-    def __init__(self, table: Table, retention_days: int) -> None:
+    def __init__(self, table: Table, retention_days: int, clock: Clock) -> None:
         self._table = table
-        self._retention = timedelta(days=retention_days)
+        self.retention = timedelta(days=retention_days)
+        self.activity = Activity(table, clock, self.retention)
         self._refusals: OrderedDict[str, tuple[int, datetime]] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -71,6 +74,10 @@ class UsageLog:
         was only slow replaces ``unknown`` by what became of it, at the amounts it was given up with.
         Raises LedgerUnavailableError.
         """
+        with self.activity.announced(record):
+            return self._keep(record)
+
+    def _keep(self, record: UsageRecord) -> UsageRecord:
         try:
             self._table.put_new(self._to_item(record))
         except ConditionFailed as kept:
@@ -89,6 +96,10 @@ class UsageLog:
         self._table.put(self._to_item(late))
         return late
 
+    def insertion(self, record: UsageRecord) -> Write:
+        """The same as a part of a transaction, on condition that there is no record."""
+        return insert(self._to_item(record))
+
     def write_refusal(self, record: UsageRecord) -> None:
         """Keep a refusal. The first is written at once, a flood as one record per interval with their number.
 
@@ -105,7 +116,8 @@ class UsageLog:
             if len(self._refusals) > REFUSED_KEYS:
                 self._refusals.popitem(last=False)
         if due:
-            self._table.put(self._to_item(replace(record, requests=count)))
+            with self.activity.announced(record):
+                self._table.put(self._to_item(replace(record, requests=count)))
 
     def read(
         self, api_key_ids: Iterable[str], start: datetime, end: datetime, *, before: str = ""
@@ -120,14 +132,27 @@ class UsageLog:
         merged = heapq.merge(*pages, key=record_position, reverse=True)
         return (record for record in merged if not before or record_position(record) < before)
 
-    def purge(self, api_key_ids: Iterable[str], before: datetime) -> int:
-        """Delete the records of some keys that started before a moment; returns how many. TTL deletes late."""
-        return sum(
-            self._table.delete_many(
-                (item["pk"], item["sk"])
-                for item in self._table.query(_partition(api_key_id), between=("0", _moment(before)))
-            )
-            for api_key_id in api_key_ids
+    def read_onwards(
+        self, api_key_id: str, start: datetime, end: datetime, *, after: str = ""
+    ) -> Iterator[UsageRecord]:
+        """The records of a key that started in [start, end), oldest first.
+
+        Args:
+            after: the ``record_position`` of the last record seen, to go on after it.
+        """
+        low = max(_moment(start), after + "\x00") if after else _moment(start)
+        for item in self._table.query(_partition(api_key_id), between=(low, _moment(end))):
+            yield _from_item(item)
+
+    def purge(self, user_id: str, api_key_id: str, before: datetime) -> int:
+        """Delete the records of a key in the whole hours before a moment; returns how many. TTL deletes late.
+
+        Records of an hour that is not rolled up for good stay, and so do those after it.
+        """
+        hours = [mark.hour for mark in self.activity.marks(user_id, api_key_id)]
+        end = min([hour_of(before), *hours])
+        return self._table.delete_many(
+            (item["pk"], item["sk"]) for item in self._table.query(_partition(api_key_id), between=("0", _moment(end)))
         )
 
     def _read_key(self, api_key_id: str, between: tuple[str, str]) -> Iterator[UsageRecord]:
@@ -138,7 +163,7 @@ class UsageLog:
         item: Item = {
             "pk": _partition(record.api_key_id),
             "sk": record_position(record),
-            "ttl": int((record.started_at + self._retention).timestamp()),
+            "ttl": int((record.started_at + self.retention).timestamp()),
         }
         for name, short in _SHORT.items():
             value: Any = getattr(record, name)
@@ -150,66 +175,6 @@ class UsageLog:
 def record_position(record: UsageRecord) -> str:
     """Where a record stands among those of its key, and in a list of several keys' records."""
     return f"{_moment(record.started_at)}#{record.request_id}"
-
-
-@dataclass(slots=True)
-class Totals:
-    """Sums over records. Durations in ms; refused requests are counted apart, for they consumed nothing."""
-
-    requests: int = 0
-    succeeded: int = 0
-    refused: int = 0
-    tokens: int = 0
-    vectors: int = 0
-    bytes: int = 0
-    duration_ms: float = 0.0
-    micro_usd: int = 0
-
-    def add(self, record: UsageRecord) -> None:
-        if record.status is Status.QUOTA_EXCEEDED:
-            self.refused += record.requests
-            return
-        self.requests += record.requests
-        self.succeeded += record.requests if record.status is Status.SUCCESS else 0
-        self.tokens += record.tokens
-        self.vectors += record.vectors
-        self.bytes += record.request_bytes + record.response_bytes
-        self.duration_ms += record.duration_ms
-        self.micro_usd += record.micro_usd
-
-    @property
-    def avg_duration_ms(self) -> float:
-        return round(self.duration_ms / self.requests, 3) if self.requests else 0.0
-
-    @property
-    def success_rate(self) -> float:
-        return round(self.succeeded / self.requests, 6) if self.requests else 1.0
-
-
-@dataclass(slots=True)
-class UsageSummary:
-    """Totals of a time range, as a whole, per operation, per endpoint and per hour (UTC)."""
-
-    total: Totals = field(default_factory=Totals)
-    by_operation: defaultdict[Operation, Totals] = field(default_factory=lambda: defaultdict(Totals))
-    endpoints: Counter[str] = field(default_factory=Counter)
-    by_hour: defaultdict[datetime, Totals] = field(default_factory=lambda: defaultdict(Totals))
-
-    @property
-    def top_endpoints(self) -> list[tuple[str, int]]:
-        return self.endpoints.most_common(TOP_ENDPOINTS)
-
-
-def summarize(records: Iterable[UsageRecord]) -> UsageSummary:
-    """Sum records in one pass."""
-    summary = UsageSummary()
-    for record in records:
-        summary.total.add(record)
-        summary.by_operation[record.operation].add(record)
-        summary.by_hour[record.started_at.replace(minute=0, second=0, microsecond=0)].add(record)
-        if record.status is not Status.QUOTA_EXCEEDED and record.endpoint:  # a dead request's is unknown
-            summary.endpoints[record.endpoint] += record.requests
-    return summary
 
 
 def _partition(api_key_id: str) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, LiteralString, TypeVar
 
@@ -12,6 +13,7 @@ from psycopg import errors as pg
 from psycopg.rows import RowMaker, class_row
 
 from vecmeter.errors import CollectionExistsError, CollectionNotFoundError, InvalidRequestError
+from vecmeter.vectors import stock
 from vecmeter.vectors.checks import check_index
 from vecmeter.vectors.connection import Connection, Database
 from vecmeter.vectors.model import (
@@ -22,7 +24,9 @@ from vecmeter.vectors.model import (
     Metric,
     Storage,
 )
+from vecmeter.vectors.stock import CollectionLimits
 from vecmeter.vectors.tables import CREATE_TABLES, DROP_TABLES, MAINTENANCE_LOCK, SCHEMA, hnsw_name, statement
+from vecmeter.vectors.terms import FREE, Terms
 
 T = TypeVar("T")
 
@@ -64,9 +68,22 @@ _STOP_MAINTENANCE: LiteralString = """
     WHERE d.datname = current_database() AND l.locktype = 'advisory' AND l.granted
       AND l.classid = %s AND l.objid = %s AND l.objsubid = 2
 """
-# The exact number of vectors, and the bytes of both tables with their indexes.
+# Limits of one collection, whatever its project may hold.
+_GET_LIMITS: LiteralString = """
+    SELECT max_vectors, max_storage_bytes FROM vecmeter.collections
+    WHERE project_id = %(project_id)s AND name = %(name)s
+"""
+_SET_LIMITS: LiteralString = """
+    UPDATE vecmeter.collections SET max_vectors = %(max_vectors)s, max_storage_bytes = %(max_storage_bytes)s
+    WHERE project_id = %(project_id)s AND name = %(name)s
+    RETURNING max_vectors, max_storage_bytes
+"""
+# The exact number of vectors, their bytes as limits count them, and those of both tables with their indexes.
 _SIZE: LiteralString = """
     SELECT (SELECT count(*) FROM {records}) AS count,
+           (SELECT bytes FROM vecmeter.stock WHERE collection_id = {collection_id})
+           + (SELECT coalesce(sum(bytes), 0)::bigint FROM vecmeter.stock_changes WHERE collection_id = {collection_id})
+           AS stored_bytes,
            pg_total_relation_size(%(records)s::regclass) + pg_total_relation_size(%(vectors)s::regclass) AS bytes,
            coalesce((SELECT pg_relation_size(to_regclass(%(hnsw)s))), 0) AS index_bytes
 """
@@ -74,9 +91,12 @@ _SIZE: LiteralString = """
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CollectionSize:
-    """Exact number of vectors; bytes on disk, indexes included; bytes of the HNSW index alone."""
+    """Exact number of vectors; their bytes as limits count them (``stock.RECORD_BYTES``); bytes on disk, indexes
+    included; bytes of the HNSW index alone.
+    """
 
     count: int
+    stored_bytes: int
     bytes: int
     index_bytes: int
 
@@ -144,11 +164,13 @@ class Collections:
         metric: Metric,
         index: IndexDefinition,
         embedder: EmbedderDefinition | None,
+        on: Terms = FREE,
     ) -> Collection:
         """Create a collection with its tables, in one transaction.
 
         Raises:
             CollectionExistsError: the project has one of that name.
+            AnsweredBefore, LimitExceededError: the terms say no.
         """
         parameters = {
             "project_id": project_id,
@@ -164,15 +186,18 @@ class Collections:
         }
 
         def work(connection: Connection, receipt: uuid.UUID) -> list[int]:
-            with connection.transaction():
+            with _once(connection, receipt, on) as answers:
                 connection.execute(_RECEIPT, [receipt])
                 try:
                     connection.execute(_INSERT, parameters)
                 except pg.UniqueViolation:
                     raise CollectionExistsError(f"Collection {name!r} exists already.") from None
+                stock.enforce_collections(connection, project_id, on.limits)
                 collection = _one(connection, project_id, name)
                 assert collection is not None, "inserted in this transaction"
                 connection.execute(statement(CREATE_TABLES, collection))
+                stock.begin(connection, collection)
+                answers.append(collection)
             return []
 
         if violation := check_index(dimension, index):
@@ -181,15 +206,16 @@ class Collections:
         self._remembered.pop((project_id, name), None)
         return self.get(project_id, name)
 
-    def drop(self, project_id: str, name: str) -> None:
+    def drop(self, project_id: str, name: str, on: Terms = FREE) -> None:
         """Drop a collection: its tables and its definition go in one transaction.
 
         Raises:
             CollectionNotFoundError: there is none.
+            AnsweredBefore: the terms say no.
         """
 
         def work(connection: Connection, receipt: uuid.UUID) -> list[int]:
-            with connection.transaction():
+            with _once(connection, receipt, on) as answers:
                 connection.execute(_RECEIPT, [receipt])
                 collection = _one(connection, project_id, name)
                 if collection is None:
@@ -197,10 +223,40 @@ class Collections:
                 connection.execute(_DELETE, {"collection_id": collection.collection_id})
                 connection.execute(_STOP_MAINTENANCE, [MAINTENANCE_LOCK, collection.collection_id])
                 connection.execute(statement(DROP_TABLES, collection))
+                stock.forget(connection, collection)
+                answers.append(None)
             return []
 
         self._remembered.pop((project_id, name), None)
         self._database.write(work)
+
+    def set_limits(
+        self, project_id: str, name: str, *, max_vectors: int | None = None, max_storage_bytes: int | None = None
+    ) -> CollectionLimits:
+        """Limit one collection, or with None no longer. The next write keeps to it, on every instance.
+
+        Raises:
+            CollectionNotFoundError: there is none.
+        """
+        limits = {"max_vectors": max_vectors, "max_storage_bytes": max_storage_bytes}
+        return self._limits(_SET_LIMITS, project_id, name, limits)
+
+    def get_limits(self, project_id: str, name: str) -> CollectionLimits:
+        """The limits of one collection. Raises CollectionNotFoundError."""
+        return self._limits(_GET_LIMITS, project_id, name, {})
+
+    def _limits(
+        self, text: LiteralString, project_id: str, name: str, limits: dict[str, int | None]
+    ) -> CollectionLimits:
+        parameters = {"project_id": project_id, "name": name, **limits}
+
+        def work(connection: Connection) -> CollectionLimits | None:
+            return connection.cursor(row_factory=class_row(CollectionLimits)).execute(text, parameters).fetchone()
+
+        found = self._database.run(work)
+        if found is None:
+            raise _missing(name)
+        return found
 
     def size(self, collection: Collection) -> CollectionSize:
         number = collection.collection_id
@@ -217,6 +273,18 @@ class Collections:
             return row
 
         return self._database.run(work)
+
+
+@contextmanager
+def _once(connection: Connection, receipt: uuid.UUID, on: Terms) -> Iterator[list[Any]]:
+    """A transaction in which the request's key is claimed first, and the answer, put into the list, kept last."""
+    answers: list[Any] = []
+    with connection.transaction():
+        if on.once is not None:
+            on.once.claim(connection, receipt)
+        yield answers
+        if on.once is not None:
+            on.once.keep(connection, answers[0])
 
 
 def _one(connection: Connection, project_id: str, name: str) -> Collection | None:

@@ -43,6 +43,8 @@ KEEPALIVE = {"keepalives_idle": 5, "keepalives_interval": 3, "keepalives_count":
 # A prepared statement is planned for the values at hand each time: the plan that suits a filter which lets half of a
 # collection through is ten times too slow for one that lets through ten vectors.
 _PLAN_EACH_TIME = "-c plan_cache_mode=force_custom_plan"
+# A session whose client vanished in the middle of a transaction lets go of its locks.
+_END_IDLE_TRANSACTIONS = "-c idle_in_transaction_session_timeout=5000"
 
 # The answer of a write that took place.
 _READ_RECEIPT: LiteralString = "SELECT answer FROM vecmeter.receipts WHERE receipt_id = %s"
@@ -115,8 +117,10 @@ class Database:
             **KEEPALIVE,
         }
         if prepare_threshold:
-            time_out = f" -c statement_timeout={statement_timeout_ms}" if statement_timeout_ms else ""
-            self._connect_arguments["options"] = _PLAN_EACH_TIME + time_out
+            options = [_PLAN_EACH_TIME, _END_IDLE_TRANSACTIONS]
+            if statement_timeout_ms:
+                options.append(f"-c statement_timeout={statement_timeout_ms}")
+            self._connect_arguments["options"] = " ".join(options)
         self._lock = threading.Lock()
         self._connection: Connection | None = None
         self._pool: ConnectionPool[Connection] | None = None
@@ -213,7 +217,7 @@ class Database:
                 self._pool = None
 
     def _single(self) -> Connection:
-        if self._connection is not None and not self._connection.closed:
+        if self._connection is not None:
             if not _ended_by_server(self._connection):
                 return self._connection
             self._connection.close()
@@ -227,16 +231,26 @@ class Database:
     @contextmanager
     def _pooled(self) -> Iterator[Connection]:
         pool = self._open_pool()
-        try:
-            connection = pool.getconn()
-        except psycopg.Error as error:
-            raise _unavailable() from error
+        connection = self._from_pool(pool)
         try:
             yield connection
         except pg.ReadOnlySqlTransaction:
             pool.drain()  # after a failover all of them may lead to what is now a reader
             raise
         finally:
+            pool.putconn(connection)
+
+    def _from_pool(self, pool: ConnectionPool[Connection]) -> Connection:
+        # The pool's own check pauses for seconds after each connection that fails it; after a restart all of them do.
+        give_up_at = time.monotonic() + self._timeout
+        while True:
+            try:
+                connection = pool.getconn(timeout=give_up_at - time.monotonic())
+            except psycopg.Error as error:
+                raise _unavailable() from error
+            if not _ended_by_server(connection):
+                return connection
+            connection.close()
             pool.putconn(connection)
 
     def _open_pool(self) -> ConnectionPool[Connection]:
@@ -248,7 +262,6 @@ class Database:
                     self._dsn(),
                     kwargs=self._connect_arguments,
                     configure=configure,
-                    check=_check,
                     min_size=1,
                     max_size=self._size,
                     timeout=self._timeout,
@@ -280,15 +293,11 @@ def _left_clean(connection: Connection) -> Iterator[Connection]:
 
 def _ended_by_server(connection: Connection) -> bool:
     """Whether an idle connection has something to read, which for one at rest is its end. No round trip."""
+    if connection.closed:
+        return True
     poll = select.poll()
     poll.register(connection.fileno(), select.POLLIN)
     return bool(poll.poll(0))
-
-
-def _check(connection: Connection) -> None:
-    if _ended_by_server(connection):
-        connection.close()
-        raise pg.OperationalError("the server ended the connection")
 
 
 def _is_broken(error: psycopg.Error) -> bool:

@@ -22,6 +22,7 @@ from psycopg import sql
 from psycopg.rows import class_row, dict_row
 from psycopg.types.json import Jsonb
 
+from vecmeter.vectors import stock
 from vecmeter.vectors.collections import Collections, CollectionSize
 from vecmeter.vectors.connection import KEEPALIVE, Connection, translate
 from vecmeter.vectors.model import Collection, IndexType
@@ -57,7 +58,10 @@ _ANALYZE: LiteralString = "ANALYZE {vectors}"
 # What nobody will ask for again; a receipt's number begins with its time.
 _FORGET_RECEIPTS: LiteralString = "DELETE FROM vecmeter.receipts WHERE receipt_id < %s"
 _FORGET_RUNS: LiteralString = "DELETE FROM vecmeter.maintenance_runs WHERE started_at < %s"
-_VACUUM_RECEIPTS: LiteralString = "VACUUM (ANALYZE) vecmeter.receipts"
+_FORGET_ANSWERS: LiteralString = "DELETE FROM vecmeter.idempotency_keys WHERE kept_until < %s"
+_VACUUM_RECEIPTS: LiteralString = (
+    "VACUUM (ANALYZE) vecmeter.receipts, vecmeter.stock, vecmeter.stock_changes, vecmeter.idempotency_keys"
+)
 # Dead rows of both tables as the statistics system knows them.
 _DEAD_TUPLES: LiteralString = """
     SELECT coalesce(sum(n_dead_tup), 0)::bigint AS dead_tuples
@@ -202,13 +206,30 @@ class Maintenance:
         }
 
     def forget(self, now: datetime) -> dict[str, int]:
-        """Delete receipts and runs that are past use; returns how many of each."""
+        """Delete receipts, kept answers and runs that are past use, and fold changes of the stock; returns how many of
+        each, and of how many projects.
+        """
         oldest = int((now - RECEIPTS_KEPT).timestamp() * 1e9).to_bytes(8, "big")
         with self._connect() as connection:
             receipts = connection.execute(_FORGET_RECEIPTS, [uuid.UUID(bytes=oldest + bytes(8))]).rowcount
+            answers = connection.execute(_FORGET_ANSWERS, [now]).rowcount
             runs = connection.execute(_FORGET_RUNS, [now - RUNS_KEPT]).rowcount
+            projects = stock.fold(connection)
             connection.execute(_VACUUM_RECEIPTS)
-        return {"receipts_deleted": receipts, "runs_deleted": runs}
+        return {
+            "receipts_deleted": receipts,
+            "answers_deleted": answers,
+            "runs_deleted": runs,
+            "projects_folded": projects,
+        }
+
+    def recount_stock(self, collections: Iterable[Collection]) -> dict[str, Any]:
+        """Count vectors and bytes anew from the rows; says by how much the accounts were wrong, which is 0 and 0."""
+
+        def recount(connection: Connection, collection: Collection) -> dict[str, Any]:
+            return {"corrected": stock.recount(connection, collection)}
+
+        return self._each(collections, recount)
 
     def record_run(self, task: str, outcome: Mapping[str, Any], started_at: datetime, finished_at: datetime) -> None:
         """Keep a run in the history; collections for which there was nothing to do are left out."""

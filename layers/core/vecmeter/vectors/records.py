@@ -1,56 +1,29 @@
-"""Writing, fetching and deleting vectors. Each method is one statement, so each is all or nothing."""
+"""Writing, fetching and deleting vectors. Each method is one statement or transaction, so each is all or nothing."""
 
 from __future__ import annotations
 
 import json
+import time
 import uuid
-from collections.abc import Mapping, Sequence
-from typing import Any, LiteralString
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, LiteralString, TypeVar
 
-from vecmeter.errors import InvalidRequestError, VectorExistsError, VectorNotFoundError, Violation
+from vecmeter.errors import InvalidRequestError, LimitExceededError, VectorExistsError, VectorNotFoundError, Violation
+from vecmeter.vectors import stock, terms
 from vecmeter.vectors.connection import Connection, Database, pack_vectors
 from vecmeter.vectors.filters import compile_filter
 from vecmeter.vectors.model import Collection, StoredVector, Vector, Written
+from vecmeter.vectors.stock import Change, CollectionLimits
 from vecmeter.vectors.tables import statement
+from vecmeter.vectors.terms import FREE, Done, Terms
+from vecmeter.vectors.write_statements import ADD, DELETE, PATCH, PRESENT, UPSERT
 
-# What every write ends with: its receipt, which is also its answer (Database.write).
-_RECEIPT: LiteralString = """
-    receipt AS (
-        INSERT INTO vecmeter.receipts (receipt_id, answer) SELECT %(receipt)s, [answer] RETURNING answer
-    )
-"""
-# Insert a batch. The answer has the versions of what was written, in the order of namespace and id.
-_INSERT: LiteralString = """
-    WITH input AS (
-        SELECT * FROM unnest(
-            %(namespaces)s::text[], %(ids)s::text[], %(documents)s::text[], %(metadata)s::text[],
-            %(embeddings)b::vector[]
-        ) AS input (namespace, id, document, metadata, embedding)
-    ), written AS (
-        INSERT INTO {records} AS r (namespace, id, document, metadata)
-        SELECT namespace, id, document, metadata::jsonb FROM input
-        -- One order for all writers: two batches with the same ids wait for each other instead of deadlocking.
-        ORDER BY namespace COLLATE "C", id COLLATE "C"
-        ON CONFLICT (namespace, id) [on_conflict]
-        RETURNING r.record_id, r.namespace, r.id, r.version
-    ), embedded AS (
-        INSERT INTO {vectors} AS v (record_id, namespace, embedding)
-        SELECT w.record_id, w.namespace, i.embedding FROM written w JOIN input i USING (namespace, id)
-        -- An unchanged vector is left alone: rewriting it would write the HNSW index again. By bits, for -0.0 = 0.0.
-        ON CONFLICT (record_id) DO UPDATE SET embedding = excluded.embedding
-        WHERE vector_send(v.embedding) <> vector_send(excluded.embedding)
-    ), [receipt]
-    SELECT answer FROM receipt
-""".replace(
-    "[receipt]",
-    _RECEIPT.replace("[answer]", "coalesce(array_agg(version ORDER BY namespace, id), '{{}}') FROM written"),
-)
-_REPLACE: LiteralString = """
-    DO UPDATE
-    SET document = excluded.document, metadata = excluded.metadata, version = r.version + 1, updated_at = now()
-"""
-_UPSERT: LiteralString = _INSERT.replace("[on_conflict]", _REPLACE)
-_ADD: LiteralString = _INSERT.replace("[on_conflict]", "DO NOTHING")
+T = TypeVar("T")
+
+# Writes to a project that had no room of late are measured before their work, which otherwise is undone.
+TIGHT_SECONDS = 60.0
+TIGHT_PROJECTS = 1000
+
 # Vectors by id.
 _FETCH: LiteralString = """
     SELECT r.id, r.namespace, r.version, r.document, r.metadata, v.embedding::text AS numbers
@@ -63,28 +36,7 @@ _LIST: LiteralString = """
     WHERE r.namespace = %(namespace)s AND r.id > %(after)s AND r.id >= %(prefix)s [below]
     ORDER BY r.id LIMIT %(limit)s
 """
-# Change some fields of one vector's metadata. The vector's own table is not touched, nor its index.
-_PATCH: LiteralString = """
-    WITH patched AS (
-        UPDATE {records} AS r
-        SET metadata = (r.metadata - %(unset)s::text[]) || %(set)s::jsonb, version = r.version + 1, updated_at = now()
-        WHERE r.namespace = %(namespace)s AND r.id = %(id)s
-        RETURNING r.version, r.metadata
-    ), [receipt]
-    SELECT receipt.answer, patched.metadata FROM receipt LEFT JOIN patched ON true
-""".replace("[receipt]", _RECEIPT.replace("[answer]", "coalesce(array_agg(version), '{{}}') FROM patched"))
 _COUNT_MATCHES: LiteralString = "SELECT count(*) FROM {records} r WHERE r.namespace = %(namespace)s AND [condition]"
-# Delete from both tables at once; locked in the order of all writers first.
-_DELETE: LiteralString = """
-    WITH found AS (
-        SELECT r.record_id FROM {records} r WHERE r.namespace = %(namespace)s AND [condition] ORDER BY r.id FOR UPDATE
-    ), gone AS (
-        DELETE FROM {records} r USING found WHERE r.record_id = found.record_id RETURNING r.record_id
-    ), unembedded AS (
-        DELETE FROM {vectors} v USING gone WHERE v.record_id = gone.record_id
-    ), [receipt]
-    SELECT answer FROM receipt
-""".replace("[receipt]", _RECEIPT.replace("[answer]", "ARRAY[count(*)] FROM gone"))
 
 
 class Records:
@@ -93,28 +45,36 @@ class Records:
     def __init__(self, database: Database, max_metadata_bytes: int) -> None:
         self._database = database
         self._max_metadata_bytes = max_metadata_bytes
+        self._tight: dict[str, float] = {}
 
-    def upsert(self, collection: Collection, vectors: Sequence[Vector]) -> list[Written]:
+    def upsert(self, collection: Collection, vectors: Sequence[Vector], on: Terms = FREE) -> list[Written]:
         """Insert or replace a batch; of several with the same namespace and id the last wins.
 
-        Returns what happened to each, in the order of the batch.
+        Returns what happened to each, in the order of the batch. Raises what the terms say no with (``terms.write``).
         """
         unique = list({(vector.namespace, vector.id): vector for vector in vectors}.values())
-        versions = self._write(_UPSERT, collection, _input(collection, unique))
-        # A record's first version is 1, so the version tells an insert from an update.
-        version_of = dict(zip(sorted((v.namespace, v.id) for v in unique), versions, strict=True))
-        return [_written(vector, version_of[vector.namespace, vector.id]) for vector in unique]
+        places = sorted((v.namespace, v.id) for v in unique)
 
-    def add(self, collection: Collection, vector: Vector) -> Written:
+        def finish(versions: list[int]) -> list[Written]:
+            # Versions come in the order of namespace and id.
+            version_of = dict(zip(places, versions, strict=True))
+            return [_written(vector, version_of[vector.namespace, vector.id]) for vector in unique]
+
+        return self._insert(UPSERT, collection, unique, finish, on)
+
+    def add(self, collection: Collection, vector: Vector, on: Terms = FREE) -> Written:
         """Insert one vector.
 
         Raises:
             VectorExistsError: the id is taken; nothing is written.
         """
-        versions = self._write(_ADD, collection, _input(collection, [vector]))
-        if not versions:
-            raise VectorExistsError(f"Vector {vector.id!r} exists already.")
-        return _written(vector, versions[0])
+
+        def finish(versions: list[int]) -> Written:
+            if not versions:
+                raise VectorExistsError(f"Vector {vector.id!r} exists already.")
+            return _written(vector, versions[0])
+
+        return self._insert(ADD, collection, [vector], finish, on)
 
     def fetch(self, collection: Collection, namespace: str, ids: Sequence[str]) -> list[StoredVector]:
         """The vectors with these ids that exist, in the order asked for."""
@@ -139,6 +99,7 @@ class Records:
         *,
         set: Mapping[str, Any],
         unset: Sequence[str],
+        on: Terms = FREE,
     ) -> int:
         """Set and remove fields of a vector's metadata; returns its new version.
 
@@ -146,55 +107,142 @@ class Records:
             VectorNotFoundError: there is none.
             InvalidRequestError: the metadata would become too large; nothing is changed.
         """
+        text = statement(PATCH, collection)
         parameters = {"namespace": namespace, "id": id, "set": _json(set), "unset": list(unset)}
 
-        def work(connection: Connection, receipt: uuid.UUID) -> list[int]:
-            with connection.transaction():
-                row = connection.execute(statement(_PATCH, collection), {**parameters, "receipt": receipt}).fetchone()
-                assert row is not None, "the receipt always answers"
-                answer, metadata = row
-                size = metadata_bytes(metadata or {})
-                if size > self._max_metadata_bytes:
-                    message = f"makes the metadata {size} bytes long; at most {self._max_metadata_bytes} are allowed"
-                    raise InvalidRequestError(f"set {message}.", (Violation("set", message),))
-            return list(answer)
+        def work(connection: Connection, receipt: uuid.UUID, bound: bool) -> Done | None:
+            if not bound:
+                return None  # the metadata it makes may be refused
+            row = connection.execute(text, {**parameters, "receipt": receipt, "bound": bound}).fetchone()
+            size = metadata_bytes(row[7] or {}) if row is not None else 0
+            if size > self._max_metadata_bytes:
+                message = f"makes the metadata {size} bytes long; at most {self._max_metadata_bytes} are allowed"
+                raise InvalidRequestError(f"set {message}.", (Violation("set", message),))
+            return terms.read_done(row)
 
-        versions = self._database.write(work)
-        if not versions:
-            raise VectorNotFoundError(f"There is no vector {id!r}.")
-        return versions[0]
+        def finish(versions: list[int]) -> int:
+            if not versions:
+                raise VectorNotFoundError(f"There is no vector {id!r}.")
+            return versions[0]
 
-    def delete_ids(self, collection: Collection, namespace: str, ids: Sequence[str], *, dry_run: bool) -> int:
+        return terms.write(self._database, collection, work, finish, on)
+
+    def delete_one(self, collection: Collection, namespace: str, id: str, on: Terms = FREE) -> None:
+        """Delete one vector.
+
+        Raises:
+            VectorNotFoundError: there is none.
+        """
+
+        def finish(answer: list[int]) -> None:
+            if not answer[0]:
+                raise VectorNotFoundError(f"There is no vector {id!r}.")
+
+        self._delete(collection, "r.id = ANY(%(ids)s)", {"namespace": namespace, "ids": [id]}, finish, on)
+
+    def delete_ids(
+        self, collection: Collection, namespace: str, ids: Sequence[str], *, dry_run: bool, on: Terms = FREE
+    ) -> int:
         """Delete the vectors with these ids that exist; returns how many, or how many there are."""
-        return self._delete(collection, "r.id = ANY(%(ids)s)", {"namespace": namespace, "ids": list(ids)}, dry_run)
+        parameters = {"namespace": namespace, "ids": list(ids)}
+        if dry_run:
+            return self._count(collection, "r.id = ANY(%(ids)s)", parameters)
+        return self._delete(collection, "r.id = ANY(%(ids)s)", parameters, _first, on)
 
     def delete_matching(
-        self, collection: Collection, namespace: str, filter: Mapping[str, Any] | None, *, dry_run: bool
+        self,
+        collection: Collection,
+        namespace: str,
+        filter: Mapping[str, Any] | None,
+        *,
+        dry_run: bool,
+        on: Terms = FREE,
     ) -> int:
         """Delete the vectors of a namespace that a filter lets through (None: all); returns how many."""
         compiled = compile_filter(filter)
         condition, values = (compiled.expression, compiled.parameters) if compiled else ("true", {})
-        return self._delete(collection, condition, {"namespace": namespace, **values}, dry_run)
+        parameters = {"namespace": namespace, **values}
+        if dry_run:
+            return self._count(collection, condition, parameters)
+        return self._delete(collection, condition, parameters, _first, on)
 
-    def _delete(
-        self, collection: Collection, condition: LiteralString, parameters: Mapping[str, Any], dry_run: bool
-    ) -> int:
-        if not dry_run:
-            return self._write(_DELETE.replace("[condition]", condition), collection, parameters)[0]
+    def _count(self, collection: Collection, condition: LiteralString, parameters: Mapping[str, Any]) -> int:
         text = statement(_COUNT_MATCHES.replace("[condition]", condition), collection)
         row = self._database.run(lambda c: c.execute(text, parameters).fetchone())
         assert row is not None, "an aggregate always answers"
         return int(row[0])
 
-    def _write(self, template: LiteralString, collection: Collection, parameters: Mapping[str, Any]) -> list[int]:
-        text = statement(template, collection)
+    def _insert(
+        self,
+        template: LiteralString,
+        collection: Collection,
+        vectors: Sequence[Vector],
+        finish: Callable[[list[int]], T],
+        on: Terms,
+    ) -> T:
+        text, parameters = statement(template, collection), _input(collection, vectors)
+        replaces = template is UPSERT
 
-        def work(connection: Connection, receipt: uuid.UUID) -> list[int]:
-            row = connection.execute(text, {**parameters, "receipt": receipt}).fetchone()
-            assert row is not None, "the receipt always answers"
-            return list(row[0])
+        def work(connection: Connection, receipt: uuid.UUID, bound: bool) -> Done | None:
+            return terms.read_done(
+                connection.execute(text, {**parameters, "receipt": receipt, "bound": bound}).fetchone()
+            )
 
-        return self._database.write(work)
+        def foresee(connection: Connection) -> None:
+            _foresee(connection, collection, vectors, parameters, on, replaces)
+
+        try:
+            tight = self._tight.get(collection.project_id, -TIGHT_SECONDS) > time.monotonic() - TIGHT_SECONDS
+            return terms.write(self._database, collection, work, finish, on, foresee if tight else None)
+        except LimitExceededError:
+            if len(self._tight) >= TIGHT_PROJECTS:
+                self._tight.clear()
+            self._tight[collection.project_id] = time.monotonic()
+            raise
+
+    def _delete(
+        self,
+        collection: Collection,
+        condition: LiteralString,
+        parameters: Mapping[str, Any],
+        finish: Callable[[list[int]], T],
+        on: Terms,
+    ) -> T:
+        text = statement(DELETE.replace("[condition]", condition), collection)
+
+        def work(connection: Connection, receipt: uuid.UUID, bound: bool) -> Done | None:
+            return terms.read_done(connection.execute(text, {**parameters, "receipt": receipt}).fetchone())
+
+        # It takes no room; without a key, limits are none of its business.
+        return terms.write(self._database, collection, work, finish, FREE if on.once is None else on)
+
+
+def _foresee(
+    connection: Connection,
+    collection: Collection,
+    vectors: Sequence[Vector],
+    parameters: Mapping[str, Any],
+    on: Terms,
+    replaces: bool,
+) -> None:
+    """Refuse a batch for which there is no room whatever its metadata, before any of it is written."""
+    row = connection.execute(statement(PRESENT, collection), parameters).fetchone()
+    if row is None or (row[2] and not replaces):
+        return  # dropped, or the id is taken
+    max_vectors, max_bytes, there, bytes_there = row
+    least = sum(_least_bytes(collection, vector) for vector in vectors)
+    change = Change(vectors=len(vectors) - there, bytes=least - bytes_there, all_vectors=len(vectors), all_bytes=least)
+    own = CollectionLimits(max_vectors=max_vectors, max_storage_bytes=max_bytes)
+    stock.foresee(connection, collection, change, on.limits, own)
+
+
+def _least_bytes(collection: Collection, vector: Vector) -> int:
+    """What a vector takes of the storage at least (``stock.RECORD_BYTES``): metadata is no shorter than ``{}``."""
+    return 4 * collection.dimension + len(vector.id.encode()) + len((vector.document or "").encode()) + len("{}")
+
+
+def _first(answer: list[int]) -> int:
+    return answer[0]
 
 
 def metadata_bytes(metadata: Mapping[str, Any]) -> int:

@@ -23,6 +23,8 @@ CREATE_TABLES: LiteralString = """
         document   text,
         metadata   jsonb NOT NULL DEFAULT '{{}}',
         updated_at timestamptz NOT NULL DEFAULT now(),
+        -- What the last update replaced: RETURNING shows new rows only (stock.py).
+        replaced_bytes integer NOT NULL DEFAULT 0,
         UNIQUE (namespace, id)
     );
     -- Without a list of pending entries, which every search with a filter would read through after writes.
@@ -70,6 +72,7 @@ def statement(template: LiteralString, collection: Collection) -> bytes:
         "records_metadata": sql.Identifier(f"{records}_metadata"),
         "vectors_namespace": sql.Identifier(f"{vectors}_namespace"),
         "hnsw": sql.Identifier(hnsw_name(number)),
+        "collection_id": sql.Literal(number),
         "dimension": sql.Literal(collection.dimension),
         "operator": sql.SQL(collection.metric.operator),
         "opclass": sql.SQL(_opclass(collection)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 
 import psycopg
 
@@ -28,14 +29,19 @@ def migrate(dsn: str) -> list[str]:
     Raises:
         psycopg.Error: a migration failed; it left nothing behind, the ones before it stay.
     """
+    return apply(dsn, files(__package__))
+
+
+def apply(dsn: str, folder: Traversable) -> list[str]:
+    """The same with the migrations of a folder."""
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute("SELECT pg_advisory_lock(%s)", [_ADVISORY_LOCK])
         connection.execute(_CREATE_HISTORY)
         applied = {row[0] for row in connection.execute(_LIST_APPLIED)}
-        pending = [name for name in migration_names() if name not in applied]
+        pending = [name for name in _names(folder) if name not in applied]
         for name in pending:
             # The files lie in this package: their text is as literal as a constant.
-            statements = files(__package__).joinpath(name).read_text()
+            statements = folder.joinpath(name).read_text()
             with connection.transaction():
                 connection.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'")
                 connection.execute(f"SET LOCAL statement_timeout = '{STATEMENT_TIMEOUT}'")
@@ -46,4 +52,8 @@ def migrate(dsn: str) -> list[str]:
 
 def migration_names() -> list[str]:
     """The migrations this package carries, in order."""
-    return sorted(entry.name for entry in files(__package__).iterdir() if entry.name.endswith(".sql"))
+    return _names(files(__package__))
+
+
+def _names(folder: Traversable) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(".sql"))
