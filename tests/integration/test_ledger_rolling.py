@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from tests.fixtures.ledger import NOON, Instance, ManualClock, open_instance
@@ -139,7 +140,13 @@ class TestBurst:
         assert [admitted(instance, key) for _ in range(6)] == [True] * 5 + [False]
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+# LEDGER_SHRINK=0 shows a failing pattern as it was found.
+PHASES = [
+    phase for phase in Phase if os.environ.get("LEDGER_SHRINK") != "0" or phase not in (Phase.shrink, Phase.explain)
+]
+
+
+@settings(max_examples=60, deadline=None, phases=PHASES, suppress_health_check=list(HealthCheck))
 @given(
     limit=st.integers(1, 6),
     pattern=st.lists(

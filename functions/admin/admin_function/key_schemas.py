@@ -6,16 +6,15 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, Field
+from pydantic import Field
 
 from admin_function.policy_schemas import PolicyBody
-from vecmeter.http.fields import Answer, Body, Name, PageParameters, Text, examples
+from vecmeter.http.fields import Answer, Body, Moment, Name, PageParameters, Text, examples
 from vecmeter.ledger.audit import AuditRecord
 from vecmeter.ledger.model import ApiKey, Project, Role
 
 Label = Annotated[Text, Field(max_length=200)]
 Roles = Annotated[list[Literal["search", "write", "admin"]], Field(min_length=1, max_length=3)]
-Expiry = Annotated[AwareDatetime, Field(strict=False)]
 
 
 class ProjectBody(Body):
@@ -44,7 +43,7 @@ class KeyBody(Body):
     project_id: Name | None = None
     roles: Roles
     name: Label | None = None
-    expires_at: Expiry | None = None
+    expires_at: Moment | None = None
     quota: PolicyBody | None = None
 
 
@@ -63,7 +62,7 @@ class KeyPatchBody(Body):
 
     name: Label | None = None
     roles: Roles = Field(default_factory=list)
-    expires_at: Expiry | None = None
+    expires_at: Moment | None = None
 
     def applied_to(self, key: ApiKey) -> ApiKey:
         """The key with what this body names replaced."""

@@ -26,7 +26,9 @@ def _whole_micro_dollars(value: float) -> float:
 
 
 Money = Annotated[
-    float, AfterValidator(_whole_micro_dollars), Field(ge=0, le=10**9, description="US dollars, to the micro-dollar")
+    float,
+    Field(ge=0, le=10**9, description="US dollars, to the micro-dollar"),
+    AfterValidator(_whole_micro_dollars),
 ]
 
 

@@ -6,13 +6,14 @@ import datetime as dt
 from datetime import datetime, timedelta
 from typing import Annotated, Any
 
-from pydantic import AwareDatetime, Field
+from pydantic import Field
 
 from vecmeter.http.checks import invalid
 from vecmeter.http.fields import (
     MAX_HOURS,
     Answer,
     ApiKeyId,
+    Moment,
     Name,
     PageParameters,
     Parameters,
@@ -37,8 +38,8 @@ class WhoseParameters(Parameters):
 
 
 class WindowParameters(PeriodParameters):
-    start: Annotated[AwareDatetime | None, Field(description="From then on; ``hours`` does not count then.")] = None
-    end: Annotated[AwareDatetime | None, Field(description="Up to then; now if left out.")] = None
+    start: Annotated[Moment | None, Field(description="From then on; ``hours`` does not count then.")] = None
+    end: Annotated[Moment | None, Field(description="Up to then; now if left out.")] = None
 
     def window(self, now: datetime) -> tuple[datetime, datetime]:
         """[start, end) in UTC. Raises InvalidRequestError."""

@@ -15,6 +15,7 @@ from fastapi import Path
 from pydantic import (
     AfterValidator,
     AliasChoices,
+    AwareDatetime,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -38,6 +39,7 @@ MAX_PAGE = 1000
 MAX_HOURS = 24 * 366
 # No deployment takes more (see the settings): a longer list is refused before each of its items is looked at.
 MAX_ITEMS = 10_000
+_NUMBER = re.compile(r"\s*[+-]?[\d_]*\.?[\d_]*(e[+-]?\d+)?\s*", re.IGNORECASE)
 
 
 class Body(BaseModel):
@@ -156,6 +158,12 @@ def _not_empty(text: str) -> str:
     return text
 
 
+def _not_a_number(value: Any) -> Any:
+    if isinstance(value, int | float) or (isinstance(value, str) and _NUMBER.fullmatch(value)):
+        raise ValueError("must be a date and time in ISO 8601, with an offset")
+    return value
+
+
 def _within_measure(value: Any, info: ValidationInfo) -> Any:
     if isinstance(value, list) and len(value) > MAX_ITEMS:
         raise PayloadTooLargeError(f"{info.field_name} has {len(value)} items; at most {MAX_ITEMS} are allowed.")
@@ -197,6 +205,12 @@ Namespace = Annotated[str, AfterValidator(_storable)]
 Metadata = Annotated[dict[str, Any], Field(description="Any JSON object.")]
 Filter = Annotated[dict[str, Any], Field(description='Equality over metadata: {"field": value}; all must hold.')]
 OptionalFilter = Annotated[Filter | None, Field(validation_alias=AliasChoices("filter", "metadata_filter"))]
+Moment = Annotated[
+    AwareDatetime,
+    # Pydantic would take a number, also one in quotes, for seconds since 1970.
+    BeforeValidator(_not_a_number),
+    Field(strict=False, description="ISO 8601 with an offset, e.g. 2026-11-21T00:00:00Z"),
+]
 Name = Annotated[str, Field(pattern=NAME, description=_NAME_HELP)]
 ApiKeyId = Annotated[str, Field(pattern=_KEY_ID)]
 WithinMeasure = BeforeValidator(_within_measure)

@@ -74,8 +74,11 @@ class Account:
         """The limits into which the amounts do not fit."""
         found = []
         for code, state in self.by_code():
-            amount = amounts.get(code, 0)
-            if amount and state.used + amount > state.limit and not (code == PER_MINUTE.code and self._bursts(amount)):
+            # No place more may be asked for, and yet there may be too many.
+            amount, asked = amounts.get(code, 0), code == CONCURRENT_CODE and code in amounts
+            if not (amount or asked) or state.used + amount <= state.limit:
+                continue
+            if code != PER_MINUTE.code or not self._bursts(amount):
                 found.append(Shortage(code, state, self._room_at(code, state, amount)))
         return found
 
@@ -115,7 +118,7 @@ class Account:
     def _count_rolling(self, change: Change, code: str, amount: int) -> None:
         window, limit = self._window(code), self.limits[code]
         beyond = window.used(self.now) + amount - limit
-        if beyond > 0:  # only requests per minute may, and a burst of them has room
+        if beyond > 0 and code == PER_MINUTE.code and BURST.code in self.limits:
             window.count(change, amount, limit + self.limits[BURST.code], self.now)
             self._burst.count(change, min(beyond, amount), self.limits[BURST.code], self.now)
         else:

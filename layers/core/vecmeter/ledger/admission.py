@@ -26,12 +26,12 @@ from vecmeter.ledger.accounts import Account, Amounts
 from vecmeter.ledger.alert_model import Exact
 from vecmeter.ledger.allotments import Hand, Parent, parents_of
 from vecmeter.ledger.attempt import STALE_VIEWS, Attempt
-from vecmeter.ledger.counting import count, late_copy_possible, old_counters, release
+from vecmeter.ledger.counting import count, late_copy_possible, release, sweep
 from vecmeter.ledger.demands import Admission, Demand, mark_of
 from vecmeter.ledger.direct import DirectDebits
 from vecmeter.ledger.encoding import Item
 from vecmeter.ledger.expressions import Change
-from vecmeter.ledger.holds import HoldMark, dead_holds, old_seals, seal
+from vecmeter.ledger.holds import HoldMark, dead_holds, seal
 from vecmeter.ledger.key_items import key_address, key_from_item
 from vecmeter.ledger.keys import Credential, Keys, verify
 from vecmeter.ledger.model import (
@@ -40,6 +40,7 @@ from vecmeter.ledger.model import (
     Cost,
     Limits,
     LimitState,
+    Operation,
     Scope,
     UsageRecord,
     epoch_ms,
@@ -163,14 +164,15 @@ class Admissions:
             repeated: a copy of the admission may still be on its way; the hold leaves a seal against it.
             project: where the request was counted directly.
         """
-        limits = self.limits(key)
+        limited = mark.operation is not Operation.ADMIN
+        limits = self.limits(key) if limited else {}
         sealed = repeated and late_copy_possible(mark, self._now())
         item = self._views.get(key.api_key_id, {})
         for _ in range(STALE_VIEWS):
             change = Change()
             release(change, item, limits, mark, actual, sealed=sealed)
-            for parent in parents_of(key):
-                Hand(parent).refund(change, item, key.generation, mark, actual)
+            for parent in parents_of(key) if limited else ():
+                Hand(parent).refund(change, item, mark, actual)
             try:
                 updated: Item | None
                 updated, _ = self._table.update(
@@ -255,8 +257,7 @@ class Admissions:
         count(change, account, attempt.amounts, mark_of(demand, key, now))
         for hand in attempt.hands:
             hand.use(change, view, key.generation, attempt.amounts, now)
-        for name in (*old_counters(view, now), *old_seals(view, now)):
-            change.remove(name)
+        sweep(change, view, now)
         for stale in attempt.stale:
             change.remove(stale.attribute)
             if stale.left:
@@ -295,8 +296,19 @@ class Admissions:
     def lock(self, api_key_id: str) -> threading.Lock:
         return self._filling[hash(api_key_id) % _LOCKS]
 
-    def debit(self, parent: Parent, mark: HoldMark, amounts: Amounts) -> None:
-        self._direct.count(parent, mark, amounts)
+    def project_of(self, mark: HoldMark) -> Parent | None:
+        """Where a request of a key of no project was counted directly, if it was."""
+        if mark.project_id is None:
+            return None
+        try:
+            limits = find_project(self._table, mark.project_id).limits
+        except ProjectNotFoundError:
+            limits = {}
+        return Parent(Scope.PROJECT, mark.project_id, limits)
+
+    def debit(self, parent: Parent, mark: HoldMark, amounts: Amounts) -> bool:
+        """Returns whether a copy of it may still be on its way. Raises ParentExhausted."""
+        return self._direct.count(parent, mark, amounts)
 
     def undebit(self, parent: Parent, mark: HoldMark) -> None:
         self._direct.release(parent, mark, Cost(requests=0), sealed=True)

@@ -99,7 +99,9 @@ def allotments_on(item: Mapping[str, Any], scope: Scope, generation: int | None 
 def stale_allotments(item: Mapping[str, Any], key: ApiKey, now: datetime) -> Iterator[Allotment]:
     """Those of a passed window or an earlier generation."""
     for allotment in _allotments(item, "a"):
-        if allotment.generation != key.generation or not allotment.is_good(now):
+        quota = COUNTED[allotment.code]
+        past = allotment.window < window_of(quota, now) if isinstance(quota, Quota) else not allotment.is_good(now)
+        if allotment.generation != key.generation or past:
             yield allotment
 
 
@@ -128,13 +130,17 @@ class Hand:
     """What an admission has taken from one parent and not yet brought to its key.
 
     ``amounts``: by code, with the window each is good in; ``places``: how many the key shall have, if more than it has.
+    ``epoch``: the parent's counters as they were taken from; they may begin anew when its limits change.
     """
 
     parent: Parent
     amounts: dict[str, tuple[str, int]] = field(default_factory=dict)
     places: int | None = None
+    epoch: int = 0
 
-    def put(self, code: str, window: str, amount: int) -> None:
+    def put(self, code: str, window: str, amount: int, epoch: int) -> None:
+        if epoch != self.epoch:
+            self.amounts, self.epoch = {}, epoch
         known, had = self.amounts.get(code, (window, 0))
         # Of two windows the later counts: what is good in it was taken for it.
         self.amounts[code] = (window, amount + (had if known == window else 0))
@@ -170,14 +176,21 @@ class Hand:
         if CONCURRENT_CODE in self.parent.limits and amounts.get(CONCURRENT_CODE):
             self._use_place(change, Places.on(item, scope))
 
-    def refund(self, change: Change, item: Mapping[str, Any], generation: int, mark: HoldMark, actual: Cost) -> None:
-        """What a request reserved and did not take is left to its key, if the window it was taken in still is."""
+    def refund(self, change: Change, item: Mapping[str, Any], mark: HoldMark, actual: Cost) -> None:
+        """What a request reserved and did not take is left to its key, if the window it was taken in still is.
+
+        Of the present generation: the parent has counted it, whatever has changed since.
+        """
+        inherited = item.get("inh", {})
+        generation, held = inherited.get("g", 0), inherited.get(self.parent.scope.letter, {})
         for code in self.parent.limits.keys() & COUNTED.keys():
             quota = COUNTED[code]
             over = quota.of(mark.reserved) - quota.of(actual)
             window = window_of(quota, mark.started_at)
             name = allotment_name(self.parent.scope, code, generation, window)
-            if over > 0 and (isinstance(quota, Quota) or name in item):
+            if over > 0 and code in held and (isinstance(quota, Quota) or name in item):
+                change.require("#inh.#g = :generation", "inh", "g")
+                change.values[":generation"] = generation
                 change.add(f"#{name} :{self.parent.scope.letter}_{code}", name)
                 change.values[f":{self.parent.scope.letter}_{code}"] = over
 

@@ -50,6 +50,7 @@ class Attempt:
         self._limited = demand.operation is not Operation.ADMIN
         self._debited: HoldMark | None = None
         self._in_doubt = False
+        self._generation = -1
         self.demand = demand
         self.amounts = amounts_of(demand.cost)
         self.limits: Limits = {}
@@ -79,6 +80,8 @@ class Attempt:
                 view, tries = self._write(key, view)
             except ConditionFailed as failure:
                 self.repeated |= failure.tries > 1
+                for hand in self.hands:
+                    hand.places = None  # granted under a fence that may have risen
                 view, fresh = failure.item, True
                 admissions.remember(api_key_id, view)
                 if view is None or mark.attribute not in view:
@@ -101,13 +104,16 @@ class Attempt:
 
         Where nobody knows whether it did, the key may have it: then it is lost rather than there twice.
         """
-        if not self._in_doubt:
-            self._admissions.parents.give_back(self.hands, self._now)
-        if self._debited is not None and self.project is not None:
+        self._give_back()
+        if self._debited is not None and self.project is not None and not self._in_doubt:
             try:
                 self._admissions.undebit(self.project, self._debited)
             except LedgerUnavailableError:
                 _logger.warning("direct debit not undone")
+
+    def _give_back(self) -> None:
+        if not self._in_doubt and not self.repeated:
+            self._admissions.parents.give_back(self.hands, self._now)
 
     def _prepare(self, key: ApiKey, view: Item) -> None:
         """Refuse what the view already shows: not this key, no room of its own."""
@@ -116,14 +122,14 @@ class Attempt:
             return
         self.limits = self._admissions.limits(key)
         parents = parents_of(key)
-        if self.hands and [hand.parent for hand in self.hands] != list(parents):
-            self._admissions.parents.give_back(self.hands, self._now)
-            self.hands = []
-        self.hands = self.hands or [Hand(parent) for parent in parents]
+        if self._generation != key.generation:
+            self._give_back()
+            self.hands, self._generation = [Hand(parent) for parent in parents], key.generation
         if project_limits and self.demand.project_id:
             self.project = Parent(Scope.PROJECT, self.demand.project_id, project_limits)
         account = Account(Scope.KEY, key.api_key_id, self.limits, view, self._now)
-        accounts = [account, *(Account(p.scope, p.scope_id, p.limits, {}, self._now) for p in parents)]
+        above = [*parents, self.project] if self.project else parents
+        accounts = [account, *(Account(p.scope, p.scope_id, p.limits, {}, self._now) for p in above)]
         for state, amount in (found for each in accounts for found in each.beyond(self.amounts)):
             raise CostExceedsLimitError(
                 f"This request takes {amount} of {state.scope} {state.name}, whose limit is {state.limit}: "
@@ -135,13 +141,16 @@ class Attempt:
 
     def _write(self, key: ApiKey, view: Item) -> Updated:
         if self.project is not None and self._debited is None:
-            self._admissions.debit(self.project, mark_of(self.demand, key, self._now), self.amounts)
+            self.repeated |= self._admissions.debit(self.project, mark_of(self.demand, key, self._now), self.amounts)
             self._debited = mark_of(self.demand, key, self._now)
         if not any(self._lacking(key, view)):
             return self._finish(key, view)
         with self._admissions.lock(key.api_key_id):
             # Another thread may have taken enough for both while this one waited.
             view = self._latest(key, view)
+            shortages = Account(Scope.KEY, key.api_key_id, self.limits, view, self._now).shortages(self.amounts)
+            if self._limited and shortages:
+                raise refusal(shortages, self._now, [key.api_key_id])
             for hand, lacking in zip(self.hands, self._lacking(key, view), strict=True):
                 if lacking:
                     self._admissions.parents.fill(hand, key.api_key_id, lacking, view, self._now)

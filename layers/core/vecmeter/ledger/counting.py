@@ -8,14 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
+from itertools import chain, islice
 from typing import Any
 
 from vecmeter.ledger.accounts import IN_FLIGHT, Account, Amounts
 from vecmeter.ledger.expressions import Change
-from vecmeter.ledger.holds import SEAL_LIFE, HoldMark, seal
+from vecmeter.ledger.holds import SEAL_LIFE, HoldMark, old_seals, seal
 from vecmeter.ledger.model import Cost, Limits
 from vecmeter.ledger.quotas import METERS, QUOTAS, ROLLING_QUOTAS, Meter
 from vecmeter.ledger.rolling import RollingWindow
+
+SWEPT_AT_ONCE = 20
 
 
 def count(change: Change, account: Account, amounts: Amounts, mark: HoldMark) -> None:
@@ -76,6 +79,12 @@ def old_counters(item: Mapping[str, Any], now: datetime) -> Iterator[str]:
         for name in item:
             if name[0] == meter.letter and name[1:].isdigit() and name not in (current, previous) and name < current:
                 yield name
+
+
+def sweep(change: Change, item: Mapping[str, Any], now: datetime) -> None:
+    """Remove what has done its work, some of it with each write: an expression has a size."""
+    for name in islice(chain(old_counters(item, now), old_seals(item, now)), SWEPT_AT_ONCE):
+        change.remove(name)
 
 
 def late_copy_possible(mark: HoldMark, now: datetime) -> bool:

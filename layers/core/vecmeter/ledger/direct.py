@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from vecmeter.errors import LedgerUnavailableError
 from vecmeter.ledger.accounts import Account, Amounts
 from vecmeter.ledger.allotments import Parent
-from vecmeter.ledger.counting import count, release
+from vecmeter.ledger.counting import count, release, sweep
 from vecmeter.ledger.expressions import Change
 from vecmeter.ledger.holds import HoldMark, dead_holds
 from vecmeter.ledger.model import Cost
 from vecmeter.ledger.parent_items import TRIES
-from vecmeter.ledger.parents import ParentExhausted, Parents
+from vecmeter.ledger.parents import Parents
 from vecmeter.ledger.table import WRITE_ATTEMPTS, ConditionFailed, Table
 
 
@@ -28,13 +29,19 @@ class DirectDebits:
         self._parents = parents
         self._hold_seconds = hold_seconds
 
-    def count(self, parent: Parent, mark: HoldMark, amounts: Amounts) -> None:
-        """Count a request, unless it is counted. Raises ParentExhausted."""
+    def count(self, parent: Parent, mark: HoldMark, amounts: Amounts) -> bool:
+        """Count a request, unless it is counted; returns whether a copy of that may still be on its way.
+
+        Raises:
+            ParentExhausted: there is no room.
+            LedgerUnavailableError: the table does not answer, or its item never stands still.
+        """
         limited = {code: amount for code, amount in amounts.items() if code in parent.limits}
+        repeated = False
         for _ in range(TRIES):
             account = self._parents.items.account(parent, mark.started_at)
             if mark.attribute in account.item:
-                return
+                return True
             self._bury(parent, account, mark.started_at)
             shortages = account.shortages(limited)
             if shortages:
@@ -42,12 +49,14 @@ class DirectDebits:
                 continue
             change = Change()
             count(change, account, limited, mark)
+            sweep(change, account.item, mark.started_at)
             try:
-                self._table.update(*parent.address, **change.arguments, attempts=WRITE_ATTEMPTS)
-            except ConditionFailed:
+                _, tries = self._table.update(*parent.address, **change.arguments, attempts=WRITE_ATTEMPTS)
+            except ConditionFailed as failure:
+                repeated |= failure.tries > 1
                 continue
-            return
-        raise ParentExhausted(account.shortages(limited))
+            return repeated or tries > 1
+        raise LedgerUnavailableError("The project's limits change too fast; try again shortly.")
 
     def release(self, parent: Parent, mark: HoldMark, actual: Cost, *, sealed: bool) -> None:
         """Release a request and correct what it took; idempotent."""

@@ -41,6 +41,8 @@ def decode(item: Mapping[str, Any]) -> Item:
 
 def base36(number: int) -> str:
     """Digits and lower-case letters: what ``int(text, 36)`` reads. Short, because names and values are billed."""
+    if number < 0:
+        raise ValueError("below zero")
     digits: list[str] = []
     while number or not digits:
         number, digit = divmod(number, 36)

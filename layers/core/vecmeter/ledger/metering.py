@@ -115,7 +115,8 @@ class Ledger:
             if not sum(self.bury(api_key_id) for api_key_id in crowded.api_key_ids):
                 raise crowded.refusal from None
         try:
-            return self._admissions.admit(demand)
+            # Under another mark: the first one may be sealed.
+            return self._admissions.admit(replace(demand, request_id=demand.request_id + "0"))
         except Crowded as crowded:
             raise crowded.refusal from None
 
@@ -167,7 +168,7 @@ class Ledger:
             record = self._unknown(key, mark)
         except LedgerUnavailableError:
             return False
-        return self._account(key, record, mark, repeated=True)
+        return self._account(key, record, mark, repeated=True, project=self._admissions.project_of(mark))
 
     def _account(
         self, key: ApiKey, record: UsageRecord, mark: HoldMark, *, repeated: bool, project: Parent | None = None

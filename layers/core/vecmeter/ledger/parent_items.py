@@ -12,6 +12,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
+from vecmeter.errors import LedgerUnavailableError
 from vecmeter.ledger.accounts import IN_FLIGHT, Account
 from vecmeter.ledger.allotments import COUNTED, Allotment, Parent, Places, allotments_on
 from vecmeter.ledger.encoding import Item
@@ -75,20 +76,27 @@ class ParentItems:
             total[CONCURRENT_CODE] = total.get(CONCURRENT_CODE, 0) + max(0, places.granted - places.in_flight)
         return total
 
-    def begin_counting(self, parent: Parent, used: Mapping[str, int], now: datetime) -> None:
+    def begin_counting(self, parent: Parent, version: int, used: Mapping[str, int], now: datetime) -> None:
         """Let a parent count the calendar quotas it has limits for, and forget the others.
 
         Args:
+            parent: with the limits of this ``version`` of its policy; of another nothing is done.
             used: what its keys have used in the present windows, for quotas it did not count so far.
         """
         for _ in range(TRIES):
             item = self.read(parent)
             counted = set(item.get("on", ()))
             limited = {quota.code for quota in QUOTAS if quota.code in parent.limits}
-            if counted == limited:
+            # With no key of its own and nothing to count it is left alone.
+            if counted == limited or item.get("v", 0) != version:
                 return
             change = Change()
+            change.require("v = :version" if version else "attribute_not_exists(v)")
+            if version:
+                change.values[":version"] = version
             change.set("#on = :on", "on")
+            change.add("#ep :next", "ep")
+            change.values[":next"] = 1
             change.values[":on"] = sorted(limited)
             change.require("#on = :seen" if "on" in item else "attribute_not_exists(#on)")
             if "on" in item:
@@ -110,14 +118,21 @@ class ParentItems:
     def give_back_leftovers(self, parent: Parent, leftovers: Iterable[Allotment]) -> None:
         """Return what a key's item was relieved of. Raises LedgerUnavailableError."""
         for left in leftovers:
-            if left.code in parent.limits and left.left > 0:
+            if left.left > 0:
                 self.take_back(parent, left.code, left.window, left.left)
 
-    def take_back(self, parent: Parent, code: str, window: str, amount: int) -> bool:
-        """Take an amount off a parent's counter, in the window it was counted in; whether that still matters."""
+    def take_back(self, parent: Parent, code: str, window: str, amount: int, *, epoch: int | None = None) -> bool:
+        """Take an amount off a parent's counter, in the window it was counted in; whether that still matters.
+
+        Args:
+            epoch: of the counters it was counted on; on others it never was.
+        """
         quota = COUNTED[code]
         for _ in range(TRIES):
             change = Change()
+            if epoch is not None and isinstance(quota, Quota):
+                change.require("ep = :ep" if epoch else "attribute_not_exists(ep)")
+                change.values |= {":ep": epoch} if epoch else {}
             if isinstance(quota, Quota):
                 counter = quota.meter.letter + window
                 change.add(f"#{counter} :less", counter)
@@ -173,6 +188,32 @@ class ParentItems:
         except ConditionFailed:
             return False
         return True
+
+    def recount_places(self, parent: Parent, api_key_id: str) -> None:
+        """Void a key's places; the parent counts what the key has in flight."""
+        mark, letter = f"k{api_key_id.removeprefix('key_')}", parent.scope.letter
+        for _ in range(TRIES):
+            seen = grant_of(self.read(parent), mark)
+            item = self.table.get(*key_address(api_key_id))
+            if item is None:
+                return
+            places = Places.on(item, parent.scope)
+            change = Change()
+            change.set(f"#b{letter} = :none", f"b{letter}")
+            change.add(f"#f{letter} :one", f"f{letter}")
+            change.values |= {":none": 0, ":one": 1}
+            if places.fence:
+                change.require(f"#f{letter} = :fence")
+                change.values[":fence"] = places.fence
+            else:
+                change.require(f"attribute_not_exists(#f{letter})")
+            try:
+                updated, _ = self.table.update(*key_address(api_key_id), **change.arguments, attempts=1)
+                self._regrant(parent, mark, seen, updated.get(IN_FLIGHT, 0))
+            except ConditionFailed:
+                continue
+            return
+        raise LedgerUnavailableError("The ledger's limits change too fast; try again shortly.")
 
     def _regrant(self, parent: Parent, mark: str, seen: tuple[int, int], kept: int) -> None:
         granted, changes = seen

@@ -29,6 +29,7 @@ from vecmeter.ledger.allotments import (
     allotments_on,
     window_of,
 )
+from vecmeter.ledger.counting import sweep
 from vecmeter.ledger.encoding import Item, base36
 from vecmeter.ledger.expressions import Change
 from vecmeter.ledger.holds import dead_holds
@@ -91,8 +92,8 @@ class Parents:
         try:
             done = self._fill(hand, api_key_id, dict(lacking), item, now, returned)
         finally:
-            if not done:
-                for code, cells in returned.items():
+            for code, cells in returned.items():
+                if not done or code not in lacking:
                     self.note_leftovers(hand.parent, code, cells)
 
     def _fill(
@@ -133,11 +134,11 @@ class Parents:
     def give_back(self, hands: Iterable[Hand], now: datetime) -> None:
         """Return what was taken for an admission that did not take place. What cannot be returned is lost capacity."""
         for hand in hands:
-            try:
-                for code, (window, amount) in hand.amounts.items():
-                    self.items.take_back(hand.parent, code, window, amount)
-            except LedgerUnavailableError:
-                _logger.warning("amount not given back", extra={"scope": hand.parent.scope.value})
+            for code, (window, amount) in hand.amounts.items():
+                try:
+                    self.items.take_back(hand.parent, code, window, amount, epoch=hand.epoch)
+                except LedgerUnavailableError:
+                    _logger.warning("amount not given back", extra={"scope": hand.parent.scope.value, "limit": code})
             hand.amounts.clear()
 
     def find(self, parent: Parent, shortages: list[Shortage], now: datetime) -> None:
@@ -172,8 +173,12 @@ class Parents:
         for code, needed in missing.items():
             if code != CONCURRENT_CODE:
                 fair = account.remaining(code) // (2 * sharing)
-                parts[code] = max(needed, min(self._pace(parent, api_key_id, code, needed), fair))
+                # Until the parent knows what was used before it counted, nobody gets more than is needed.
+                counted = isinstance(COUNTED[code], RollingQuota) or code in view.get("on", ())
+                wanted = self._pace(parent, api_key_id, code, needed) if counted else needed
+                parts[code] = max(needed, min(wanted, fair))
         account.count(change, parts)
+        sweep(change, view, account.now)
         places = None
         if CONCURRENT_CODE in missing:
             places = self._place(change, account, mark, Places.on(item, parent.scope), sharing)
@@ -185,7 +190,7 @@ class Parents:
         updated, _ = self.items.table.update(*parent.address, **change.arguments, attempts=WRITE_ATTEMPTS)
         self.items.remember(parent, updated)
         for code, part in parts.items():
-            hand.put(code, windows[code], part)
+            hand.put(code, windows[code], part, updated.get("ep", 0))
         if places is not None:
             hand.places = places
 
@@ -214,10 +219,9 @@ class Parents:
             change.values[":grant_seen"] = account.item[mark]
         else:
             change.require(f"attribute_not_exists(#{mark})")
-        if more:
-            change.add(f"#{IN_FLIGHT} :more", IN_FLIGHT)
-            change.require(f"(attribute_not_exists(#{IN_FLIGHT}) OR #{IN_FLIGHT} <= :others)")
-            change.values |= {":more": more, ":others": limit - more}
+        change.add(f"#{IN_FLIGHT} :more", IN_FLIGHT)
+        change.require(f"(attribute_not_exists(#{IN_FLIGHT}) OR #{IN_FLIGHT} <= :others)")
+        change.values |= {":more": more, ":others": limit - more}
         return granted + more
 
     def _find(
@@ -239,14 +243,13 @@ class Parents:
             raise ParentExhausted(shortages, [api_key_id] if api_key_id else [])
         dead = [api_key_id] if api_key_id else []
         for taker in takers(self.items.read(parent)):
-            if taker == api_key_id:
-                continue
             # The parent first, then the key: a grant that is made in between is not undone.
             item = self.items.table.get(*key_address(taker)) or {}
             if any(dead_holds(item, now, self._hold_seconds)):
                 dead.append(taker)
             found |= CONCURRENT_CODE in codes and self.items.reclaim_places(parent, taker)
-            found |= self._relieve(hand, taker, item, codes - {CONCURRENT_CODE}, missing, now)
+            others = codes - {CONCURRENT_CODE}
+            found |= self._relieve(hand, taker, item, others, missing, now, own=taker == api_key_id)
             if found and not (codes - {CONCURRENT_CODE}) & set(missing):
                 break
         if not found:
@@ -255,22 +258,34 @@ class Parents:
         return self.items.read(parent)
 
     def _relieve(
-        self, hand: Hand, api_key_id: str, item: Item, codes: set[str], missing: dict[str, int], now: datetime
+        self,
+        hand: Hand,
+        api_key_id: str,
+        item: Item,
+        codes: set[str],
+        missing: dict[str, int],
+        now: datetime,
+        *,
+        own: bool,
     ) -> bool:
-        """Take a key's unused amounts: those that are good now into the hand, those of older cells to the parent."""
+        """Take a key's unused amounts: those that are good now into the hand, those of older cells to the parent.
+
+        Args:
+            own: it is the key that asks; what it has that is good now it uses itself.
+        """
         parent = hand.parent
         found = False
         for left in allotments_on(item, parent.scope):
-            if left.code not in codes or left.left <= 0:
+            if left.code not in codes or left.left <= 0 or (own and left.is_good(now)):
                 continue
             try:
                 # The key first: what is taken from it and lost on the way is lost capacity.
                 self.items.table.update(
                     *key_address(api_key_id),
                     update="SET #left = :nothing",
-                    condition="#left = :seen",
-                    names={"#left": left.attribute},
-                    values={":seen": left.left, ":nothing": 0},
+                    condition="#left = :seen AND #inh.#g = :g",
+                    names={"#left": left.attribute, "#inh": "inh", "#g": "g"},
+                    values={":seen": left.left, ":nothing": 0, ":g": left.generation},
                     attempts=1,
                 )
             except ConditionFailed:
@@ -282,7 +297,7 @@ class Parents:
     def _keep(self, hand: Hand, left: Allotment, missing: dict[str, int], now: datetime) -> bool:
         if not left.is_good(now):
             return self.items.take_back(hand.parent, left.code, left.window, left.left)
-        hand.put(left.code, left.window, left.left)
+        hand.put(left.code, left.window, left.left, (self.items.view(hand.parent) or {}).get("ep", 0))
         still = missing.get(left.code, 0) - left.left
         missing.pop(left.code, None)
         if still > 0:
@@ -328,8 +343,8 @@ def _places_missing(
         return {}
     granted, _ = grant_of(view, f"k{api_key_id.removeprefix('key_')}")
     has = Places.on(item, parent.scope)
-    uncredited = granted > has.granted and granted > has.in_flight
-    return {CONCURRENT_CODE: 0 if uncredited else max(1, has.in_flight + 1 - granted)}
+    difference = max(0, has.in_flight + 1 - granted)
+    return {CONCURRENT_CODE: difference if granted > has.granted else max(1, difference)}
 
 
 def _window_counted(account: Account, code: str) -> str:

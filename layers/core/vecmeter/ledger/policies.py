@@ -11,14 +11,17 @@ in the list of pending changes, and finished by maintenance.
 
 from __future__ import annotations
 
+import logging
+import uuid
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from vecmeter.errors import LedgerUnavailableError
+from vecmeter.errors import LedgerUnavailableError, ProjectNotFoundError, VecmeterError
 from vecmeter.ledger.accounts import Account
 from vecmeter.ledger.allotments import Allotment, Parent, allotments_on, parent_address, parents_of
 from vecmeter.ledger.audit import OPERATOR, Actor, Target, policy_facts
@@ -42,6 +45,8 @@ from vecmeter.ledger.quotas import (
 from vecmeter.ledger.table import WRITE_ATTEMPTS, ConditionFailed, Table
 from vecmeter.ledger.transactions import update
 from vecmeter.settings import Settings
+
+_logger = logging.getLogger("vecmeter.ledger")
 
 _CHANGE_TRIES = 20
 _WRITERS = 8
@@ -136,9 +141,9 @@ class Policies:
                     update(
                         _PENDING,
                         f"{scope.value}#{scope_id}",
-                        update="SET since = :now",
+                        update="SET since = :now, tk = :token",
                         condition="attribute_exists(pk) OR attribute_not_exists(pk)",
-                        values={":now": epoch_ms(self._clock())},
+                        values={":now": epoch_ms(self._clock()), ":token": uuid.uuid4().hex},
                     ),
                     *self._keys.audit.writes(actor, "policy.set", target, *facts),
                 )
@@ -152,14 +157,20 @@ class Policies:
         """Bring a parent's policy to the keys and projects below it; returns to how many keys. Harmless to repeat."""
         user_id = scope_id if scope is Scope.USER else None
         project_id = scope_id if scope is Scope.PROJECT else None
-        resolver = _Resolver(self._table)
+        pending = self._table.get(_PENDING, f"{scope.value}#{scope_id}") or {}
         for project in self._projects_below(scope, scope_id):
-            self._give_project(project, resolver)
+            self._give_project(project)
         api_key_ids = [key.api_key_id for key in self._keys.list(user_id=user_id, project_id=project_id)]
         with ThreadPoolExecutor(_WRITERS) as pool:
-            reached = list(pool.map(lambda name: self._give_key(name, resolver), api_key_ids))
-        self._settle_parents(reached)
-        self._table.delete(_PENDING, f"{scope.value}#{scope_id}")
+            reached = list(pool.map(self._give_key, api_key_ids))
+        self._settle_parents(reached, {scope, *BELOW[scope]}, {(scope, scope_id)})
+        with suppress(ConditionFailed):  # of a later change, which is under way itself
+            self._table.delete_if(
+                _PENDING,
+                f"{scope.value}#{scope_id}",
+                condition="tk = :token",
+                values={":token": pending.get("tk", "")},
+            )
         return len(reached)
 
     def finish_pending(self, before: datetime) -> int:
@@ -167,7 +178,10 @@ class Policies:
         pending = [item for item in self._table.query(_PENDING, between=(" ", "~")) if item["since"] < epoch_ms(before)]
         for item in pending:
             scope, _, scope_id = item["sk"].partition("#")
-            self.propagate(Scope(scope), scope_id)
+            try:
+                self.propagate(Scope(scope), scope_id)
+            except VecmeterError:
+                _logger.exception("change of a policy not finished", extra={"scope": scope, "scope_id": scope_id})
         return len(pending)
 
     def create_key(self, **fields: Any) -> CreatedKey:
@@ -179,12 +193,17 @@ class Policies:
     def create_project(self, **fields: Any) -> Project:
         """Create a project (see ``Projects.create``) that has what it inherits."""
         project = self._keys.projects.create(**fields)
-        self._give_project(project.project_id, _Resolver(self._table))
+        self._give_project(project.project_id)
         return project
 
     def adopt_key(self, api_key_id: str) -> None:
         """Give a new key what it inherits. A change meanwhile finds it listed."""
-        self._settle_parents([self._give_key(api_key_id, _Resolver(self._table))])
+        moved = self._give_key(api_key_id)
+        places = {(parent.scope, parent.scope_id) for parent in parents_of(moved.after)}
+        changing = [self._table.get(_PENDING, f"{scope.value}#{scope_id}") for scope, scope_id in places]
+        # While a change is under way, that counts what all keys have used; a new one has used nothing.
+        if not any(changing):
+            self._settle_parents([moved], set(), places)
 
     def report(self, scope: Scope, scope_id: str) -> LimitReport:
         """A scope's policy and where its limits stand. Raises ApiKeyNotFoundError, ProjectNotFoundError."""
@@ -240,10 +259,13 @@ class Policies:
             user_id = scope_id if scope is Scope.USER else None
             yield from (project.project_id for project in self._keys.projects.list(user_id=user_id))
 
-    def _give_project(self, project_id: str, resolver: _Resolver) -> None:
+    def _give_project(self, project_id: str) -> None:
         """Its limits stand on the project's item, for keys that belong to none."""
-        project = self._keys.projects.get(project_id)
-        limits = resolver.limits(Scope.PROJECT, project_id, project.user_id)
+        try:
+            project = self._keys.projects.get(project_id)
+        except ProjectNotFoundError:
+            return
+        limits = _Resolver(self._table).limits(Scope.PROJECT, project_id, project.user_id)
         if limits == project.limits:
             return
         self._table.update(
@@ -255,10 +277,11 @@ class Policies:
             attempts=WRITE_ATTEMPTS,
         )
 
-    def _give_key(self, api_key_id: str, resolver: _Resolver) -> _Moved:
+    def _give_key(self, api_key_id: str) -> _Moved:
         for _ in range(_CHANGE_TRIES):
             before, item = self._keys.get_with_counters(api_key_id)
-            inherited = resolver.inherited(before)
+            # Read after the key: a change that comes later finds the key's version raised, or raises it before us.
+            inherited = _Resolver(self._table).inherited(before)
             if inherited == {name: limits for name, limits in item.get("inh", {}).items() if name != "g"}:
                 return _Moved(before, before, item)
             try:
@@ -279,29 +302,51 @@ class Policies:
             return _Moved(before, key_from_item(item), item)
         raise LedgerUnavailableError("The key's configuration changes too fast; try again shortly.")
 
-    def _settle_parents(self, reached: Iterable[_Moved]) -> None:
-        """Return to the parents what the keys had left of them, and tell them what was used before they had limits."""
-        now = self._clock()
-        parents: dict[tuple[Scope, str], Parent] = {}
+    def _settle_parents(
+        self, reached: Sequence[_Moved], changed: Set[Scope], places: Iterable[tuple[Scope, str]]
+    ) -> None:
+        """Return to the parents what the keys had left of them, and tell them what was used before they had limits.
+
+        Args:
+            changed: the scopes whose limits may have changed.
+            places: parents to look at though no key was reached.
+        """
+        now, wanted = self._clock(), set(places)
         leftovers: dict[tuple[Scope, str], list[Allotment]] = defaultdict(list)
         used: dict[tuple[Scope, str], Counter[str]] = defaultdict(Counter)
         for each in reached:
-            before, after = ({p.scope: p for p in parents_of(key)} for key in (each.before, each.after))
-            for scope in before.keys() | after.keys():
-                old = before[scope].limits if scope in before else {}
-                parent = after.get(scope) or replace(before[scope], limits={})
-                place = scope, parent.scope_id
-                parents[place] = parent
+            for scope in (Scope.PROJECT, Scope.USER, Scope.SYSTEM):
+                place = scope, _parent_id(each.after, scope)
+                if scope in changed and place[1]:
+                    wanted.add(place)
                 for quota in QUOTAS:
                     used[place][quota.code] += each.item.get(quota.meter.counter(now), 0)
                 if each.before.generation != each.after.generation:
-                    of_old = allotments_on(each.item, scope, each.before.generation)
-                    leftovers[place] += [left for left in of_old if left.code in old and left.code in parent.limits]
-                    if CONCURRENT_CODE in old and CONCURRENT_CODE in parent.limits:
-                        self._parents.reclaim_places(parent, each.after.api_key_id)
-        for place, parent in parents.items():
-            self._parents.give_back_leftovers(parent, leftovers[place])
-            self._parents.begin_counting(parent, used[place], now)
+                    leftovers[place] += allotments_on(each.item, scope, each.before.generation)
+        for (scope, scope_id), left in leftovers.items():
+            self._parents.give_back_leftovers(Parent(scope, scope_id, {}), left)
+        for scope, scope_id in sorted(wanted):
+            parent, version = self._resolved(scope, scope_id)
+            if parent is None:
+                continue
+            if CONCURRENT_CODE in parent.limits and scope in changed:
+                for each in reached:
+                    if _parent_id(each.after, scope) == scope_id:
+                        self._parents.recount_places(parent, each.after.api_key_id)
+            self._parents.begin_counting(parent, version, used[scope, scope_id], now)
+
+    def _resolved(self, scope: Scope, scope_id: str) -> tuple[Parent | None, int]:
+        """A parent with the limits that hold for it now, and the version of its policy; None: it is gone."""
+        version = (self._table.get(*parent_address(scope, scope_id)) or {}).get("v", 0)
+        try:
+            user_id = self._keys.projects.get(scope_id).user_id if scope is Scope.PROJECT else None
+        except ProjectNotFoundError:
+            return None, version
+        return Parent(scope, scope_id, _Resolver(self._table).limits(scope, scope_id, user_id)), version
+
+
+def _parent_id(key: ApiKey, scope: Scope) -> str:
+    return {Scope.PROJECT: key.project_id or "", Scope.USER: key.user_id, Scope.SYSTEM: SYSTEM_USER}[scope]
 
 
 class _Resolver:

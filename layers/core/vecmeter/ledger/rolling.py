@@ -59,7 +59,7 @@ class RollingWindow:
         """With amounts taken off closed cells that are still there: written when something is counted next."""
         counts, changed = dict(self.counts), False
         for cell, amount in amounts:
-            if cell != self.newest and counts.get(cell, 0) >= amount:
+            if counts.get(cell, 0) >= amount:
                 counts[cell], changed = counts[cell] - amount, True
         return replace(self, counts=counts, changed=changed) if changed else self
 
@@ -126,7 +126,14 @@ class RollingWindow:
             return
         code, sum_of = self.quota.code, self.quota.code + "s"
         change.require(f"#{code} = :{code}", code)
-        change.values |= {f":{code}": self.seen[0], f":{code}_amount": difference}
+        # Never below what the closed cells hold: the newest one's count is the rest.
+        closed = sum(count for other, count in self.counts.items() if other != self.newest)
+        change.require(f"#{sum_of} >= :{code}_floor")
+        change.values |= {
+            f":{code}": self.seen[0],
+            f":{code}_amount": difference,
+            f":{code}_floor": closed - difference,
+        }
         change.add(f"#{sum_of} :{code}_amount", sum_of)
         if cell != self.newest:
             counts = {**self.counts, cell: self.counts[cell] + difference}
