@@ -86,13 +86,13 @@ class Attempt:
                 admissions.remember(api_key_id, view)
                 if view is None or mark.attribute not in view:
                     continue
-            except ParentExhausted as exhausted:
+            except (ParentExhausted, LimitExceededError, Crowded) as no:
                 if not fresh:
                     view = None
                     continue
                 if self.repeated:
                     admissions.withdraw(key, mark)
-                raise refusal(exhausted.shortages, now, exhausted.dead) from None
+                raise refusal(no.shortages, now, no.dead) if isinstance(no, ParentExhausted) else no from None
             else:
                 self.repeated |= tries > 1
                 admissions.remember(api_key_id, view)
