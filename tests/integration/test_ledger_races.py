@@ -12,7 +12,8 @@ from tests.fixtures.ledger import NOON, ManualClock, assert_exact, open_instance
 from vecmeter.errors import CostExceedsLimitError, LedgerUnavailableError, LimitExceededError
 from vecmeter.ledger.metering import Outcome
 from vecmeter.ledger.model import Operation, Scope
-from vecmeter.ledger.policies import Policies, _Resolver
+from vecmeter.ledger.policies import Policies
+from vecmeter.ledger.resolution import Resolver
 
 PROJECT = (Scope.PROJECT, "project-1")
 
@@ -221,7 +222,7 @@ def test_a_slow_change_does_not_undo_one_that_was_answered(instance, another, mo
 
     armed = []
     instance.limit(*PROJECT, daily_requests=1000)
-    resolver_inherited = _Resolver.inherited
+    resolver_inherited = Resolver.inherited
 
     def inherited(self, k):
         result = resolver_inherited(self, k)
@@ -230,7 +231,7 @@ def test_a_slow_change_does_not_undo_one_that_was_answered(instance, another, mo
             another.limit(Scope.SYSTEM, "system", daily_requests=1)
         return result
 
-    monkeypatch.setattr(_Resolver, "inherited", inherited)
+    monkeypatch.setattr(Resolver, "inherited", inherited)
     armed.append(1)
     if how == "change":
         instance.limit(*PROJECT, daily_requests=900)

@@ -113,7 +113,7 @@ class Attempt:
 
     def _give_back(self) -> None:
         if not self._in_doubt and not self.repeated:
-            self._admissions.parents.give_back(self.hands, self._now)
+            self._admissions.parents.give_back(self.hands)
 
     def _prepare(self, key: ApiKey, view: Item) -> None:
         """Refuse what the view already shows: not this key, no room of its own."""
@@ -141,8 +141,9 @@ class Attempt:
 
     def _write(self, key: ApiKey, view: Item) -> Updated:
         if self.project is not None and self._debited is None:
-            self.repeated |= self._admissions.debit(self.project, mark_of(self.demand, key, self._now), self.amounts)
-            self._debited = mark_of(self.demand, key, self._now)
+            mark = mark_of(self.demand, key, self._now)
+            self.repeated |= self._admissions.debit(self.project, mark, self.amounts)
+            self._debited = mark
         if not any(self._lacking(key, view)):
             return self._finish(key, view)
         with self._admissions.lock(key.api_key_id):

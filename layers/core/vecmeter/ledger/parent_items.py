@@ -87,7 +87,6 @@ class ParentItems:
             item = self.read(parent)
             counted = set(item.get("on", ()))
             limited = {quota.code for quota in QUOTAS if quota.code in parent.limits}
-            # With no key of its own and nothing to count it is left alone.
             if counted == limited or item.get("v", 0) != version:
                 return
             change = Change()
@@ -130,10 +129,10 @@ class ParentItems:
         quota = COUNTED[code]
         for _ in range(TRIES):
             change = Change()
-            if epoch is not None and isinstance(quota, Quota):
-                change.require("ep = :ep" if epoch else "attribute_not_exists(ep)")
-                change.values |= {":ep": epoch} if epoch else {}
             if isinstance(quota, Quota):
+                if epoch is not None:
+                    change.require("ep = :ep" if epoch else "attribute_not_exists(ep)")
+                    change.values |= {":ep": epoch} if epoch else {}
                 counter = quota.meter.letter + window
                 change.add(f"#{counter} :less", counter)
                 change.require(f"#{counter} >= :amount")
@@ -161,7 +160,7 @@ class ParentItems:
         and the parent's count of changes keeps this one from undoing a later grant.
         """
         view = self.read(parent)
-        mark = f"k{api_key_id.removeprefix('key_')}"
+        mark = taker_mark(api_key_id)
         granted, changes = grant_of(view, mark)
         item = self.table.get(*key_address(api_key_id))
         if item is None:
@@ -169,19 +168,10 @@ class ParentItems:
         places = Places.on(item, parent.scope)
         if granted <= places.in_flight and places.granted <= places.in_flight:
             return False
-        letter = parent.scope.letter
-        change = Change()
-        change.set(f"#b{letter} = :kept", f"b{letter}")
-        change.add(f"#f{letter} :one", f"f{letter}")
+        change = _fenced(parent, places, places.in_flight)
         change.require(
             f"attribute_exists(pk) AND (attribute_not_exists(#{IN_FLIGHT}) OR #{IN_FLIGHT} <= :kept)", IN_FLIGHT
         )
-        change.values |= {":kept": places.in_flight, ":one": 1}
-        if places.fence:
-            change.require(f"#f{letter} = :fence")
-            change.values[":fence"] = places.fence
-        else:
-            change.require(f"attribute_not_exists(#f{letter})")
         try:
             self.table.update(*key_address(api_key_id), **change.arguments, attempts=1)
             self._regrant(parent, mark, (granted, changes), places.in_flight)
@@ -191,22 +181,13 @@ class ParentItems:
 
     def recount_places(self, parent: Parent, api_key_id: str) -> None:
         """Void a key's places; the parent counts what the key has in flight."""
-        mark, letter = f"k{api_key_id.removeprefix('key_')}", parent.scope.letter
+        mark = taker_mark(api_key_id)
         for _ in range(TRIES):
             seen = grant_of(self.read(parent), mark)
             item = self.table.get(*key_address(api_key_id))
             if item is None:
                 return
-            places = Places.on(item, parent.scope)
-            change = Change()
-            change.set(f"#b{letter} = :none", f"b{letter}")
-            change.add(f"#f{letter} :one", f"f{letter}")
-            change.values |= {":none": 0, ":one": 1}
-            if places.fence:
-                change.require(f"#f{letter} = :fence")
-                change.values[":fence"] = places.fence
-            else:
-                change.require(f"attribute_not_exists(#f{letter})")
+            change = _fenced(parent, Places.on(item, parent.scope), 0)
             try:
                 updated, _ = self.table.update(*key_address(api_key_id), **change.arguments, attempts=1)
                 self._regrant(parent, mark, seen, updated.get(IN_FLIGHT, 0))
@@ -241,6 +222,26 @@ class ParentItems:
             self._views[parent.address] = item
             if len(self._views) > REMEMBERED:
                 self._views.popitem(last=False)
+
+
+def _fenced(parent: Parent, places: Places, kept: int) -> Change:
+    """Leave a key so many places, and void the grants that are on their way to it."""
+    letter = parent.scope.letter
+    change = Change()
+    change.set(f"#b{letter} = :kept", f"b{letter}")
+    change.add(f"#f{letter} :one", f"f{letter}")
+    change.values |= {":kept": kept, ":one": 1}
+    if places.fence:
+        change.require(f"#f{letter} = :fence")
+        change.values[":fence"] = places.fence
+    else:
+        change.require(f"attribute_not_exists(#f{letter})")
+    return change
+
+
+def taker_mark(api_key_id: str) -> str:
+    """The attribute under which a parent remembers a key that has taken something."""
+    return f"k{api_key_id.removeprefix('key_')}"
 
 
 def takers(view: Mapping[str, Any]) -> list[str]:

@@ -34,7 +34,7 @@ from vecmeter.ledger.encoding import Item, base36
 from vecmeter.ledger.expressions import Change
 from vecmeter.ledger.holds import dead_holds
 from vecmeter.ledger.key_items import key_address
-from vecmeter.ledger.parent_items import REMEMBERED, TRIES, ParentItems, grant_of, takers
+from vecmeter.ledger.parent_items import REMEMBERED, TRIES, ParentItems, grant_of, taker_mark, takers
 from vecmeter.ledger.quotas import CONCURRENT_CODE, Quota, RollingQuota
 from vecmeter.ledger.rolling import RollingWindow
 from vecmeter.ledger.table import WRITE_ATTEMPTS, ConditionFailed
@@ -131,7 +131,7 @@ class Parents:
             return True
         raise LedgerUnavailableError("The ledger's limits change too fast; try again shortly.")
 
-    def give_back(self, hands: Iterable[Hand], now: datetime) -> None:
+    def give_back(self, hands: Iterable[Hand]) -> None:
         """Return what was taken for an admission that did not take place. What cannot be returned is lost capacity."""
         for hand in hands:
             for code, (window, amount) in hand.amounts.items():
@@ -145,7 +145,7 @@ class Parents:
         """Take back what other keys left unused. Raises ParentExhausted when there is nothing."""
         hand = Hand(parent)
         self._find(hand, "", shortages, {shortage.code: 1 for shortage in shortages}, now)
-        self.give_back([hand], now)
+        self.give_back([hand])
 
     def note_leftover(self, parent: Parent, left: Allotment) -> None:
         """The same of one attribute that was removed from a key's item."""
@@ -167,7 +167,7 @@ class Parents:
         """Debit the parent. Raises ConditionFailed when it is not as it was seen."""
         parent, view = hand.parent, account.item
         sharing = max(1, len(takers(view)))
-        mark = f"k{api_key_id.removeprefix('key_')}"
+        mark = taker_mark(api_key_id)
         change = Change()
         parts = {}
         for code, needed in missing.items():
@@ -196,7 +196,7 @@ class Parents:
 
     def _remember_taker(self, parent: Parent, api_key_id: str, view: Item) -> None:
         """A key that got what another left has something to be found, too."""
-        mark = f"k{api_key_id.removeprefix('key_')}"
+        mark = taker_mark(api_key_id)
         if mark not in view and len(takers(view)) < REMEMBERED_TAKERS:
             change = Change()
             change.set(f"#{mark} = :none", mark)
@@ -239,6 +239,7 @@ class Parents:
         """
         parent, found = hand.parent, False
         codes = {shortage.code for shortage in shortages}
+        amounts = codes - {CONCURRENT_CODE}
         if not all(self._may_look(parent, code) for code in codes):
             raise ParentExhausted(shortages, [api_key_id] if api_key_id else [])
         dead = [api_key_id] if api_key_id else []
@@ -248,9 +249,8 @@ class Parents:
             if any(dead_holds(item, now, self._hold_seconds)):
                 dead.append(taker)
             found |= CONCURRENT_CODE in codes and self.items.reclaim_places(parent, taker)
-            others = codes - {CONCURRENT_CODE}
-            found |= self._relieve(hand, taker, item, others, missing, now, own=taker == api_key_id)
-            if found and not (codes - {CONCURRENT_CODE}) & set(missing):
+            found |= self._relieve(hand, taker, item, amounts, missing, now, own=taker == api_key_id)
+            if found and not amounts & set(missing):
                 break
         if not found:
             self._found_nothing(parent, codes)
@@ -341,7 +341,7 @@ def _places_missing(
     """Places that must be granted anew: none, if a grant was made that never arrived."""
     if CONCURRENT_CODE not in missing:
         return {}
-    granted, _ = grant_of(view, f"k{api_key_id.removeprefix('key_')}")
+    granted, _ = grant_of(view, taker_mark(api_key_id))
     has = Places.on(item, parent.scope)
     difference = max(0, has.in_flight + 1 - granted)
     return {CONCURRENT_CODE: difference if granted > has.granted else max(1, difference)}

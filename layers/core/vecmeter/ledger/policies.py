@@ -28,20 +28,16 @@ from vecmeter.ledger.audit import OPERATOR, Actor, Target, policy_facts
 from vecmeter.ledger.encoding import Item
 from vecmeter.ledger.key_items import key_address, key_from_item
 from vecmeter.ledger.keys import CreatedKey, Keys
-from vecmeter.ledger.model import SYSTEM_USER, ApiKey, Clock, Limits, LimitState, Policy, Project, Scope, epoch_ms
+from vecmeter.ledger.model import SYSTEM_USER, ApiKey, Clock, LimitState, Policy, Project, Scope, epoch_ms
 from vecmeter.ledger.parent_items import ParentItems
 from vecmeter.ledger.quotas import (
     CONCURRENT_CODE,
-    COUNTED_QUOTAS,
-    MAX_CONCURRENT,
     QUOTAS,
-    STOCK_CODES,
     key_limits,
-    own_limits,
-    policy_from_item,
     policy_of,
     policy_to_item,
 )
+from vecmeter.ledger.resolution import Resolver, policy_on
 from vecmeter.ledger.table import WRITE_ATTEMPTS, ConditionFailed, Table
 from vecmeter.ledger.transactions import update
 from vecmeter.settings import Settings
@@ -51,7 +47,6 @@ _logger = logging.getLogger("vecmeter.ledger")
 _CHANGE_TRIES = 20
 _WRITERS = 8
 _PENDING = "PENDING#POLICY"
-_CODES = {quota.name: quota.code for quota in COUNTED_QUOTAS} | {MAX_CONCURRENT: CONCURRENT_CODE}
 
 BELOW: Mapping[Scope, tuple[Scope, ...]] = {
     Scope.SYSTEM: (Scope.USER, Scope.PROJECT, Scope.KEY),
@@ -111,7 +106,7 @@ class Policies:
         """A scope's own policy: an empty one where none is set. Raises ApiKeyNotFoundError."""
         if scope is Scope.KEY:
             return self._keys.get_with_counters(scope_id)[0].policy
-        return _policy_on(self._table.get(*parent_address(scope, scope_id)))
+        return policy_on(self._table.get(*parent_address(scope, scope_id)))
 
     def change(
         self, scope: Scope, scope_id: str, change: Callable[[Policy], Policy], actor: Actor = OPERATOR
@@ -127,7 +122,7 @@ class Policies:
         target = self._target(scope, scope_id)
         for _ in range(_CHANGE_TRIES):
             item = self._table.get(*address) or {}
-            before, version = _policy_on(item), item.get("v", 0)
+            before, version = policy_on(item), item.get("v", 0)
             policy = change(before)
             facts = policy_facts(before), policy_facts(policy)
             try:
@@ -209,7 +204,7 @@ class Policies:
         """A scope's policy and where its limits stand. Raises ApiKeyNotFoundError, ProjectNotFoundError."""
         if scope is Scope.KEY:
             return self.of_key(scope_id)
-        resolver = _Resolver(self._table)
+        resolver = Resolver(self._table)
         user_id = self._keys.projects.get(scope_id).user_id if scope is Scope.PROJECT else None
         limits = resolver.limits(scope, scope_id, user_id)
         return LimitReport(
@@ -217,7 +212,7 @@ class Policies:
             scope_id=scope_id,
             policy=resolver.policy(scope, scope_id),
             effective=policy_of(limits),
-            states=self._states(Parent(scope, scope_id, limits)),
+            states=self._parents.used(Parent(scope, scope_id, limits), self._clock()),
             user_id=user_id,
         )
 
@@ -225,9 +220,10 @@ class Policies:
         """A key's limits with those of its parents, and where they stand. Raises ApiKeyNotFoundError."""
         key, item = self._keys.get_with_counters(api_key_id)
         limits = key_limits(key.policy, key.defaults, self._settings)
-        states = list(Account(Scope.KEY, api_key_id, limits, item, self._clock()).states())
+        now = self._clock()
+        states = list(Account(Scope.KEY, api_key_id, limits, item, now).states())
         for parent in parents_of(key):
-            states += self._states(parent)
+            states += self._parents.used(parent, now)
         shown = limits or key_limits(replace(key.policy, active=True), key.defaults, self._settings)
         return LimitReport(
             scope=Scope.KEY,
@@ -245,13 +241,6 @@ class Policies:
             return Target(kind="project", id=scope_id, user_id=owner, project_id=scope_id)
         return Target(kind=scope.value, id=scope_id, user_id=scope_id)
 
-    def _states(self, parent: Parent) -> tuple[LimitState, ...]:
-        """As used, not as handed out."""
-        now = self._clock()
-        unused = self._parents.unused(parent, now)
-        states = self._parents.account(parent, now).states()
-        return tuple(replace(s, used=max(0, s.used - unused.get(_CODES[s.name], 0))) for s in states)
-
     def _projects_below(self, scope: Scope, scope_id: str) -> Iterator[str]:
         if scope is Scope.PROJECT:
             yield scope_id
@@ -265,7 +254,7 @@ class Policies:
             project = self._keys.projects.get(project_id)
         except ProjectNotFoundError:
             return
-        limits = _Resolver(self._table).limits(Scope.PROJECT, project_id, project.user_id)
+        limits = Resolver(self._table).limits(Scope.PROJECT, project_id, project.user_id)
         if limits == project.limits:
             return
         self._table.update(
@@ -281,7 +270,7 @@ class Policies:
         for _ in range(_CHANGE_TRIES):
             before, item = self._keys.get_with_counters(api_key_id)
             # Read after the key: a change that comes later finds the key's version raised, or raises it before us.
-            inherited = _Resolver(self._table).inherited(before)
+            inherited = Resolver(self._table).inherited(before)
             if inherited == {name: limits for name, limits in item.get("inh", {}).items() if name != "g"}:
                 return _Moved(before, before, item)
             try:
@@ -314,11 +303,13 @@ class Policies:
         now, wanted = self._clock(), set(places)
         leftovers: dict[tuple[Scope, str], list[Allotment]] = defaultdict(list)
         used: dict[tuple[Scope, str], Counter[str]] = defaultdict(Counter)
+        below: dict[tuple[Scope, str], list[str]] = defaultdict(list)
         for each in reached:
             for scope in (Scope.PROJECT, Scope.USER, Scope.SYSTEM):
                 place = scope, _parent_id(each.after, scope)
                 if scope in changed and place[1]:
                     wanted.add(place)
+                    below[place].append(each.after.api_key_id)
                 for quota in QUOTAS:
                     used[place][quota.code] += each.item.get(quota.meter.counter(now), 0)
                 if each.before.generation != each.after.generation:
@@ -329,10 +320,9 @@ class Policies:
             parent, version = self._resolved(scope, scope_id)
             if parent is None:
                 continue
-            if CONCURRENT_CODE in parent.limits and scope in changed:
-                for each in reached:
-                    if _parent_id(each.after, scope) == scope_id:
-                        self._parents.recount_places(parent, each.after.api_key_id)
+            if CONCURRENT_CODE in parent.limits:
+                for api_key_id in below[scope, scope_id]:
+                    self._parents.recount_places(parent, api_key_id)
             self._parents.begin_counting(parent, version, used[scope, scope_id], now)
 
     def _resolved(self, scope: Scope, scope_id: str) -> tuple[Parent | None, int]:
@@ -342,58 +332,8 @@ class Policies:
             user_id = self._keys.projects.get(scope_id).user_id if scope is Scope.PROJECT else None
         except ProjectNotFoundError:
             return None, version
-        return Parent(scope, scope_id, _Resolver(self._table).limits(scope, scope_id, user_id)), version
+        return Parent(scope, scope_id, Resolver(self._table).limits(scope, scope_id, user_id)), version
 
 
 def _parent_id(key: ApiKey, scope: Scope) -> str:
     return {Scope.PROJECT: key.project_id or "", Scope.USER: key.user_id, Scope.SYSTEM: SYSTEM_USER}[scope]
-
-
-class _Resolver:
-    """Resolves what holds for whom; reads each policy once."""
-
-    def __init__(self, table: Table) -> None:
-        self._table = table
-        self._policies: dict[tuple[Scope, str], Policy] = {}
-
-    def policy(self, scope: Scope, scope_id: str) -> Policy:
-        if (scope, scope_id) not in self._policies:
-            self._policies[scope, scope_id] = _policy_on(self._table.get(*parent_address(scope, scope_id)))
-        return self._policies[scope, scope_id]
-
-    def limits(self, scope: Scope, scope_id: str, user_id: str | None) -> Limits:
-        """What holds for a parent; nothing when its policy is switched off."""
-        own = self.policy(scope, scope_id)
-        if not own.active:
-            return {}
-        above = [self.policy(Scope.SYSTEM, SYSTEM_USER)]
-        if scope is Scope.SYSTEM:
-            return own_limits(own)
-        if scope is Scope.PROJECT and user_id is not None:
-            above.append(self.policy(Scope.USER, user_id))
-        inherited: dict[str, int] = {}
-        for policy in above:
-            if scope is Scope.PROJECT:
-                inherited |= {code: n for code, n in own_limits(policy).items() if code in STOCK_CODES}
-            inherited |= _default(policy, scope)
-        return inherited | dict(own_limits(own))
-
-    def inherited(self, key: ApiKey) -> dict[str, Limits]:
-        """What stands on a key's item: the defaults for it, and its parents' limits, by the scopes' letters."""
-        parents = {Scope.SYSTEM: SYSTEM_USER, Scope.USER: key.user_id}
-        if key.project_id is not None:
-            parents[Scope.PROJECT] = key.project_id
-        defaults: dict[str, int] = {}
-        for scope, scope_id in parents.items():
-            defaults |= _default(self.policy(scope, scope_id), Scope.KEY)
-        found = {scope.letter: self.limits(scope, scope_id, key.user_id) for scope, scope_id in parents.items()}
-        return {letter: limits for letter, limits in {**found, Scope.KEY.letter: defaults}.items() if limits}
-
-
-def _default(policy: Policy, scope: Scope) -> Limits:
-    below = policy.defaults.get(scope)
-    return own_limits(below) if below is not None and policy.active else {}
-
-
-def _policy_on(item: Item | None) -> Policy:
-    return policy_from_item((item or {}).get("lim", {}))
