@@ -159,7 +159,7 @@ MECHANISMS = (
     ),
     _of(
         "defaults of the nearest parent",
-        "policies.py",
+        "resolution.py",
         "            defaults |= _default(self.policy(scope, scope_id), Scope.KEY)",
         "            defaults = {**_default(self.policy(scope, scope_id), Scope.KEY), **defaults}",
         "policies.py",
