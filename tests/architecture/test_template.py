@@ -282,7 +282,8 @@ def test_each_function_may_do_what_it_does_and_no_more() -> None:
         on_table, *others = [s for policy in role["Policies"] for s in statements(policy)]
         assert on_table["Resource"] == {"Ref": "TableArn"}
         assert actions(on_table) == allowed
-        assert [actions(other) for other in others] == ([{"sqs:SendMessage"}] if name == "Maintenance" else [])
+        more = {"Maintenance": [{"sqs:SendMessage"}], "Upsert": [{"lambda:InvokeFunction"}]}
+        assert [actions(other) for other in others] == more.get(name, [])
         embeds = "Embedding" in references(role["ManagedPolicyArns"])
         assert embeds == (name in ("Search", "Upsert"))
         assert ("UsageExports" in references(role["ManagedPolicyArns"])) == (name in ("Admin", "Maintenance"))
@@ -294,6 +295,20 @@ def test_each_function_may_do_what_it_does_and_no_more() -> None:
     for statement in (s for stack in ("roles", "schedules") for s in all_statements(infra(stack))):
         assert "*" not in str(statement["Action"])
         assert statement["Resource"] != "*"
+
+
+def test_the_upsert_function_alone_knows_and_may_invoke_the_maintenance_function(
+    template: Node, functions: dict[str, Node]
+) -> None:
+    name = "MAINTENANCE_FUNCTION_NAME"
+    assert [one for one in FUNCTIONS if name in functions[one]["Environment"]["Variables"]] == ["upsert"]
+    known = functions["upsert"]["Environment"]["Variables"][name]
+    # The network of the stack has no way to Lambda.
+    assert known == {"Fn::If": ["CreatesNetwork", "", {"Ref": "MaintenanceFunction"}]}
+    allowed = template["Resources"]["Roles"]["Properties"]["Parameters"]["MaintenanceArn"]["Fn::Sub"]
+    assert allowed.endswith(":function:${AWS::StackName}-MaintenanceFunction-*"), "as CloudFormation names it"
+    (_, invoke) = statements(infra("roles")["Resources"]["UpsertRole"]["Properties"]["Policies"][0])
+    assert invoke["Resource"] == {"Ref": "MaintenanceArn"}
 
 
 def all_statements(stack: Node) -> Iterator[Node]:

@@ -89,7 +89,7 @@ def test_different_texts_give_different_vectors(embedder: Embedder) -> None:
 
 def test_a_query_finds_the_document_that_shares_its_words(embedder: Embedder) -> None:
     documents = ["weather and sea", "sorting a list in place", "exact quota ledger"]
-    query = embedder.embed_query("sorting a list").vector
+    query = embedder.embed_queries(["sorting a list"]).vectors[0]
     scores = [
         sum(a * b for a, b in zip(query, vector, strict=True)) for vector in embedder.embed_documents(documents).vectors
     ]
@@ -97,7 +97,7 @@ def test_a_query_finds_the_document_that_shares_its_words(embedder: Embedder) ->
 
 
 def test_tokens_are_counted(embedder: Embedder) -> None:
-    assert embedder.embed_query("one two three").tokens > 0
+    assert embedder.embed_queries(["one two three"]).tokens > 0
     counted = embedder.count_tokens(TEXTS[0])
     assert counted in (None, embedder.embed_documents(TEXTS[:1]).tokens)
 
@@ -113,11 +113,12 @@ def test_a_text_without_a_vector_is_refused_by_position(embedder: Embedder, text
     assert [violation.path for violation in refused.value.violations] == ["1", "3"]
     assert all(fault in violation.message for violation in refused.value.violations)
     with pytest.raises(InvalidRequestError) as refused:
-        embedder.embed_query(text)
+        embedder.embed_queries([text])
     assert [violation.path for violation in refused.value.violations] == ["0"]
 
 
 def test_threads_share_it(embedder: Embedder) -> None:
-    expected = [embedder.embed_query(text) for text in TEXTS]
+    queries = [[text] for text in TEXTS]
+    expected = [embedder.embed_queries(query) for query in queries]
     with ThreadPoolExecutor(16) as threads:
-        assert list(threads.map(embedder.embed_query, TEXTS * 40)) == expected * 40
+        assert list(threads.map(embedder.embed_queries, queries * 40)) == expected * 40

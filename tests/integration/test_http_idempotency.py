@@ -21,8 +21,8 @@ from vecmeter.vectors.once import HEADER
 
 REPLAYED = "Idempotency-Replayed"
 WRITES = (
-    "create_collection", "delete_collection", "upsert_vectors", "add_vector", "put_vector", "patch_vector",
-    "delete_vector", "delete_vectors",
+    "create_collection", "change_collection", "delete_collection", "delete_namespace", "upsert_vectors", "add_vector",
+    "put_vector", "patch_vector", "update_vectors", "delete_vector", "delete_vectors",
 )  # fmt: skip
 
 

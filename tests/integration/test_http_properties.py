@@ -15,9 +15,9 @@ from tests.fixtures.api import BY_NAME, World, problem
 from vecmeter.http.route import parse_json
 
 text = st.text(st.characters(exclude_categories=()), max_size=8)
-names = st.sampled_from(
-    ["id", "vector", "embedding", "document", "metadata", "namespace", "filter", "top_k", "$and", "$eq", "k", ""]
-)
+FIELDS = ["id", "vector", "embedding", "document", "metadata", "namespace", "filter", "top_k", "mode", "expires_at"]
+OPERATORS = ["$and", "$or", "$not", "$eq", "$ne", "$gt", "$lte", "$in", "$nin", "$exists", "$contains"]
+names = st.sampled_from([*FIELDS, *OPERATORS, "k", ""])
 numbers = (
     st.integers()
     | st.integers(min_value=-(10**400), max_value=10**400)
@@ -35,6 +35,18 @@ BODIES: dict[str, list[dict[str, Any]]] = {
         {"vector": [1, 2, 3], "top_k": 5, "filter": {"k": 1}, "include": ["vector"], "namespace": ""},
         {"id": "a", "limit": 3, "metadata_filter": {"$and": [{"k": {"$eq": 1}}]}, "exact": True},
         {"text": "words", "include_debug": True},
+        {
+            "vector": [1, 2, 3],
+            "filter": {"$or": [{"k": {"$gt": 1, "$in": [1, "a", None]}}, {"$not": {"k": {"$ne": 1}}}]},
+        },
+        {"vector": [1, 2, 3], "offset": 1, "group_by": "k", "min_score": 0.5, "ef_search": 50, "include_debug": True},
+        {"text": "words", "mode": "text", "filter": {"k": {"$contains": "a"}}},
+        {"text": "words", "vector": [1, 2, 3], "mode": "hybrid", "fusion": "rrf", "text_weight": 0.5},
+    ],
+    "search_batch": [{"searches": [{"vector": [1, 2, 3]}, {"id": "a", "filter": {"k": {"$exists": False}}}]}],
+    "measure_recall": [
+        {"sample": 2, "top_k": 3, "namespace": "", "filter": {"k": {"$lt": 5}}},
+        {"queries": [[1, 2, 3], "AACAPwAAAEAAAEBA"], "ef_search": 10},
     ],
     "upsert_vectors": [
         {"vectors": [{"id": "x", "vector": [1, 2, 3], "metadata": {"k": [1, {"l": None}]}, "document": "d"}]},
@@ -43,14 +55,28 @@ BODIES: dict[str, list[dict[str, Any]]] = {
             "namespace": "n",
         },
     ],
-    "add_vector": [{"id": "x", "vector": [1, 2, 3], "namespace": "n"}],
+    "add_vector": [
+        {"id": "x", "vector": [1, 2, 3], "namespace": "n", "if_version": 0, "expires_at": "2999-01-01T00:00:00Z"}
+    ],
     "put_vector": [{"vector": [1, 2, 3], "metadata": {"k": "v"}}],
-    "patch_vector": [{"set": {"k": {"deep": [1]}}, "unset": ["k", "l"]}],
+    "patch_vector": [
+        {"set": {"k": {"deep": [1]}}, "unset": ["k", "l"]},
+        {"vector": [1, 2, 3], "document": "d", "expires_at": None, "if_version": 1},
+    ],
+    "update_vectors": [
+        {"filter": {"k": {"$gte": 1}}, "set": {"k": 1}, "unset": ["l"], "namespace": "", "dry_run": True}
+    ],
     "fetch_vectors": [{"ids": ["a", "b"], "namespace": ""}],
     "delete_vectors": [{"ids": ["a"]}, {"filter": {"k": 1}, "dry_run": True}, {"all": True}],
     "create_collection": [
         {"name": "n", "dimension": 3, "metric": "l2", "index": {"type": "hnsw", "m": 8, "storage": "half"}},
         {"name": "n", "embedder": {"provider": "built-in", "model": None}},
+        {"name": "n", "dimension": 3, "text_search": "english", "filterable": [{"field": "k", "type": "number"}]},
+    ],
+    "change_collection": [
+        {"index": {"m": 8, "ef_construction": 32, "ef_search": 50}, "target_recall": 0.9},
+        {"filterable": [{"field": "k", "type": "string"}, {"field": "l", "type": "date"}]},
+        {"text_search": "simple"},
     ],
     "create_key": [
         {"user_id": "u", "roles": ["search"], "expires_at": "2099-01-01T00:00:00Z", "quota": {"notes": "n"}}

@@ -38,15 +38,18 @@ def test_a_collection_is_created_described_listed_and_dropped(tenant: Tenant) ->
         "stored_bytes": 0,
         "bytes": 0,
         "index_bytes": 0,
+        "target_recall": 0.95,
+        "filterable": [],
+        "indexes": [],
+        "namespaces": [],
     }
     tenant.write("/Notes-1.a_b", {"id": "a", "vector": [1, 2, 3]}, {"id": "b", "vector": [1, 2, 4]})
     found = tenant.call("GET", "/Notes-1.a_b").json()
     assert (found["count"], found["bytes"] > 0, found["index_bytes"]) == (2, True, 0)
     assert found["stored_bytes"] == 2 * (3 * 4 + len("a") + len("{}"))
     listed = tenant.call("GET").json()
-    assert listed["collections"] == [
-        {name: found[name] for name in ("name", "dimension", "metric", "index", "created_at")}
-    ]
+    of_item = ("name", "dimension", "metric", "index", "target_recall", "filterable", "created_at")
+    assert listed["collections"] == [{name: found[name] for name in of_item}]
     assert "next_page_token" not in listed
     dropped = tenant.call("DELETE", "/Notes-1.a_b")
     assert dropped.json()["status"] == "ok"

@@ -14,12 +14,12 @@ import psycopg
 import pytest
 
 from tests.fixtures.api import Api, Tenant
-from tests.fixtures.vectors import Store, as_numbers, clustered, index_of, vector, write_all
+from tests.fixtures.vectors import Store, as_numbers, clustered, hnsw_index, index_of, vector, write_all
 from vecmeter.errors import InvalidRequestError, TaskNotFoundError
 from vecmeter.tasks import SCHEDULE, TASKS, run_task, task_names
 from vecmeter.vectors.maintenance import RECEIPTS_KEPT, RUNS_KEPT, is_supported
 from vecmeter.vectors.model import Collection, IndexType, Vector
-from vecmeter.vectors.tables import hnsw_name, table_names
+from vecmeter.vectors.tables import table_names
 
 NEWEST = 2**62
 
@@ -70,7 +70,7 @@ def test_statistics_of_indexes_name_sizes_for_programs_and_for_people(store: Sto
     assert (figure["project_id"], figure["collection"]) == ("acme", "things")
     found = {index["index_name"]: index for index in figure["indexes"]}
     records, vectors = table_names(collection.collection_id)
-    hnsw = found[hnsw_name(collection.collection_id)]
+    hnsw = found[hnsw_index(store, collection)]
     assert (hnsw["table_name"], hnsw["method"], hnsw["valid"]) == (vectors, "hnsw", True)
     assert hnsw["bytes"] > 100_000
     assert hnsw["size"].endswith("kB")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable
 
 import psycopg
@@ -18,13 +19,14 @@ from vecmeter.errors import (
     Violation,
 )
 from vecmeter.vectors.checks import check_numbers
-from vecmeter.vectors.collections import DEFINITION_SECONDS
+from vecmeter.vectors.definitions import DEFINITION_SECONDS
 from vecmeter.vectors.model import (
     Collection,
     EmbedderDefinition,
     IndexDefinition,
     IndexType,
     Metric,
+    Patch,
     Query,
     Storage,
     Written,
@@ -88,7 +90,7 @@ def test_a_collection_whose_index_could_never_be_built_is_refused(
 @pytest.mark.parametrize("storage", list(Storage))
 @pytest.mark.parametrize("metric", list(Metric))
 def test_the_index_that_every_definition_asks_for_can_be_built(store: Store, metric: Metric, storage: Storage) -> None:
-    store.maintenance._index_threshold = 1
+    store.index_from(1)
     for dimension, m, ef_construction in ((1, 2, 4), (3, 100, 200), (storage.max_indexed_dimension, 16, 128)):
         index = IndexDefinition(m=m, ef_construction=ef_construction, storage=storage)
         collection = store.create(f"c{dimension}", dimension=dimension, metric=metric, index=index)
@@ -230,7 +232,7 @@ def test_a_dropped_collection_is_missing_at_once_to_who_remembers_it(open_store:
         lambda c: there.search(c, Query(id="a", filter={"a": 1})),
         lambda c: there.records.upsert(c, [vector("a")]),
         lambda c: there.records.add(c, vector("a")),
-        lambda c: there.records.patch(c, "", "a", set={"a": 1}, unset=[]),
+        lambda c: there.records.patch(c, "", "a", Patch(set={"a": 1})),
         lambda c: there.records.fetch(c, "", ["a"]),
         lambda c: there.records.list_ids(c, "", prefix="", after="", limit=5),
         lambda c: there.records.delete_ids(c, "", ["a"], dry_run=False),
@@ -243,6 +245,29 @@ def test_a_dropped_collection_is_missing_at_once_to_who_remembers_it(open_store:
         there.collections._remembered.update(remembered)
         with pytest.raises(CollectionNotFoundError):
             use(there, work)
+
+
+def test_of_concurrent_drops_of_one_collection_exactly_one_succeeds(open_store: Open) -> None:
+    stores = [open_store() for _ in range(4)]
+    stores[0].create()
+
+    def let_go() -> None:
+        with psycopg.connect(stores[0].dsn) as holder:
+            holder.execute("SELECT FROM vecmeter.collections FOR UPDATE")
+            started.wait(30)
+            waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND pid <> pg_backend_pid()"
+            deadline = time.monotonic() + 30
+            while stores[0].rows(waiting + " AND datname = current_database()") != [(4,)]:
+                assert time.monotonic() < deadline, "not all of them wait"
+
+    def drop(store: Store) -> None:
+        started.wait(30)
+        store.collections.drop("acme", "things")
+
+    started = threading.Barrier(5)
+    results = in_threads(let_go, *[lambda store=store: drop(store) for store in stores])
+    assert results.count(None) == 2, results  # who let them go, and the one
+    assert sum(isinstance(result, CollectionNotFoundError) for result in results) == 3
 
 
 @pytest.mark.parametrize("again", [False, True])

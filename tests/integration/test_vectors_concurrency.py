@@ -9,7 +9,7 @@ import pytest
 
 from tests.fixtures.vectors import Store, in_threads, index_of, raised, shuffled, vector
 from vecmeter.errors import VectorExistsError
-from vecmeter.vectors.model import Collection, Query, Written
+from vecmeter.vectors.model import Collection, Patch, Query, Written
 from vecmeter.vectors.tables import table_names
 
 THREADS = 8
@@ -124,7 +124,7 @@ def test_concurrent_patches_of_one_vector_lose_none(open_store: Open) -> None:
 
     def work(number: int) -> list[int]:
         return [
-            stores[number].records.patch(collection, "", "a", set={f"{number}-{round}": True}, unset=[])
+            stores[number].records.patch(collection, "", "a", Patch(set={f"{number}-{round}": True}))
             for round in range(10)
         ]
 

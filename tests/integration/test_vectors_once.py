@@ -13,6 +13,7 @@ import pytest
 
 from tests.fixtures.vectors import Store, in_threads, raised, vector
 from vecmeter.errors import CollectionExistsError, IdempotencyKeyReusedError, VectorExistsError, VectorNotFoundError
+from vecmeter.vectors.model import Patch
 from vecmeter.vectors.once import HEADER, AnsweredBefore, KeptAnswer, Once
 from vecmeter.vectors.terms import Terms
 
@@ -77,8 +78,8 @@ def test_what_was_refused_is_not_kept_and_may_be_tried_again(store: Store) -> No
     store.records.add(collection, vector("a"))
     for error, work in (
         (VectorExistsError, lambda: store.records.add(collection, vector("a"), once())),
-        (VectorNotFoundError, lambda: store.records.patch(collection, "", "b", set={"k": 1}, unset=[], on=once())),
-        (VectorNotFoundError, lambda: store.records.delete_one(collection, "", "b", once())),
+        (VectorNotFoundError, lambda: store.records.patch(collection, "", "b", Patch(set={"k": 1}), on=once())),
+        (VectorNotFoundError, lambda: store.records.delete_one(collection, "", "b", on=once())),
         (
             CollectionExistsError,
             lambda: store.collections.create("acme", "things", **definition(collection), on=once()),
@@ -87,7 +88,7 @@ def test_what_was_refused_is_not_kept_and_may_be_tried_again(store: Store) -> No
         with pytest.raises(error):
             work()
         assert store.rows("SELECT count(*) FROM vecmeter.idempotency_keys") == [(0,)]
-    store.records.delete_one(collection, "", "a", once("delete"))
+    store.records.delete_one(collection, "", "a", on=once("delete"))
     assert store.records.add(collection, vector("a"), once()).inserted
 
 

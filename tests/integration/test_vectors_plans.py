@@ -17,13 +17,14 @@ from tests.fixtures.vectors import (
     as_numbers,
     clustered,
     executed_scans,
+    hnsw_index,
     nearest,
     recall,
     write_all,
 )
 from vecmeter.vectors.connection import Connection
 from vecmeter.vectors.model import Collection, Plan, Query, SearchResult, Vector
-from vecmeter.vectors.search import NAMESPACE_SECONDS
+from vecmeter.vectors.plans import NAMESPACE_SECONDS
 from vecmeter.vectors.tables import hnsw_name, table_names
 
 HALF, TENTH, HUNDREDTH, NONE = {"half": True}, {"tenth": 3}, {"hundredth": 7}, {"half": "no"}
@@ -32,9 +33,9 @@ HALF, TENTH, HUNDREDTH, NONE = {"half": True}, {"tenth": 3}, {"hundredth": 7}, {
 class Names:
     """The relations of a collection, as plans name them."""
 
-    def __init__(self, collection: Collection) -> None:
+    def __init__(self, store: Store, collection: Collection) -> None:
         records, vectors = table_names(collection.collection_id)
-        self.hnsw = hnsw_name(collection.collection_id)
+        self.hnsw = hnsw_index(store, collection)
         self.by_namespace = f"{vectors}_namespace"
         self.by_metadata = f"{records}_metadata"
         self.all_vectors = f"seq:{vectors}"
@@ -52,22 +53,67 @@ def searched(
 
 
 @pytest.fixture
-def names(catalogue: Catalogue) -> Names:
-    return Names(catalogue.collection)
+def names(catalogue: Catalogue, shop: Store) -> Names:
+    return Names(shop, catalogue.collection)
 
 
 @pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
-@pytest.mark.parametrize("namespace", ["large", "medium"])
 def test_a_large_namespace_is_searched_through_the_index(
-    catalogue: Catalogue, shop: Store, names: Names, namespace: str, mode: str
+    catalogue: Catalogue, shop: Store, names: Names, mode: str
 ) -> None:
     log = PlanLog(shop.database)
     shop.database.run(lambda connection: connection.execute(f"SET plan_cache_mode = {mode}".encode()))
     for top_k in (1, 10, 100):
-        result, scans = searched(catalogue, shop, log, before=6, namespace=namespace, top_k=top_k)
+        result, scans = searched(catalogue, shop, log, before=6, namespace="large", top_k=top_k)
         assert result.plan is Plan.HNSW
         assert names.hnsw in scans
         assert not scans & {names.by_namespace, names.all_vectors}
+
+
+@pytest.mark.parametrize("prepare_threshold", [0, 5])
+@pytest.mark.parametrize("filter", [None, HALF, TENTH, HUNDREDTH, NONE], ids=str)
+@pytest.mark.parametrize("namespace", ["large", "medium"])
+def test_a_namespace_with_an_index_of_its_own_is_searched_through_no_other(
+    divided_catalogue: Catalogue, namespace: str, filter: dict[str, Any] | None, prepare_threshold: int
+) -> None:
+    store = Store(divided_catalogue.dsn, prepare_threshold=prepare_threshold)
+    collection = divided_catalogue.collection
+    own = collection.hnsw_of(namespace)
+    assert own is not None
+    names = {one.index_id: hnsw_name(collection.collection_id, one.index_id) for one in collection.hnsw}
+    log = PlanLog(store.database)
+    for top_k in (1, 10, 100):
+        result, scans = searched(
+            divided_catalogue, store, log, before=6, namespace=namespace, filter=filter, top_k=top_k
+        )
+        assert result.plan is (Plan.PARTIAL if filter is None else Plan.ADAPTIVE)
+        asked = scans & set(names.values())
+        assert asked == {names[own.index_id]} or (asked == set() and filter in (HUNDREDTH, NONE))
+    store.close()
+
+
+def test_a_small_part_of_the_index_is_compared_as_a_whole_where_that_is_cheaper_than_looking_for_it(
+    catalogue: Catalogue, shop: Store, names: Names
+) -> None:
+    log = PlanLog(shop.database)
+    result, scans = searched(catalogue, shop, log, namespace="medium", top_k=100)
+    assert result.plan is Plan.EXACT
+    assert names.hnsw not in scans
+
+
+def test_a_small_part_of_the_index_that_is_large_itself_is_searched_as_the_vectors_near_the_query_say(
+    catalogue: Catalogue, open_on_catalogue: Callable[..., Store], names: Names
+) -> None:
+    store = open_on_catalogue(exact_threshold=100)
+    log = PlanLog(store.database)
+    ways = set()
+    for query in catalogue.queries(30, namespace="medium", top_k=5):
+        result, plans = log.of(lambda q=query: store.searcher.search(catalogue.collection, q))  # type: ignore[misc]
+        assert result.plan is Plan.ADAPTIVE
+        assert recall([match.id for match in result.matches], catalogue.truth(query)) >= 0.8
+        ways.add((result.candidates is not None, scans_of(plans[-1], names.hnsw)))
+    assert (False, 2) in ways, "no search went on through the index"
+    assert ways <= {(False, 1), (False, 2), (True, 1)}
 
 
 @pytest.mark.parametrize("which", ["catalogue", "l2_catalogue"])
@@ -78,10 +124,10 @@ def test_a_small_namespace_is_compared_as_a_whole(request: pytest.FixtureRequest
     for filter in (None, HALF):
         result, scans = searched(found, store, log, namespace="small", filter=filter)
         assert result.plan is Plan.EXACT
-        assert Names(found.collection).hnsw not in scans
+        assert Names(store, found.collection).hnsw not in scans
     result, scans = searched(found, store, log, namespace="large", exact=True)
     assert result.plan is Plan.EXACT
-    assert Names(found.collection).hnsw not in scans
+    assert Names(store, found.collection).hnsw not in scans
     store.close()
 
 
@@ -102,20 +148,22 @@ def test_a_filter_that_lets_little_through_is_counted_and_compared_as_a_whole(
 ) -> None:
     log = PlanLog(shop.database)
     for filter in (HUNDREDTH, NONE):
-        result, scans = searched(catalogue, shop, log, namespace="large", filter=filter)
+        [query] = catalogue.queries(1, namespace="large", filter=filter)
+        result, plans = log.of(lambda q=query: shop.searcher.search(catalogue.collection, q))  # type: ignore[misc]
         assert (result.plan, result.candidates) == (Plan.ADAPTIVE, len(catalogue.positions("large", filter)))
-        assert names.hnsw not in scans, "the branch of the index was executed"
+        assert scans_of(plans[-1], names.hnsw) <= (filter == HUNDREDTH), "the index was asked for more than a sample"
 
 
 def test_a_filter_that_lets_more_through_than_the_threshold_is_counted_and_searched_through_the_index(
     catalogue: Catalogue, open_on_catalogue: Callable[..., Store], names: Names
 ) -> None:
-    store = open_on_catalogue(exact_threshold=50)
+    store = open_on_catalogue(exact_threshold=20)
     log = PlanLog(store.database)
-    assert len(catalogue.positions("large", HUNDREDTH)) > 50
-    result, scans = searched(catalogue, store, log, namespace="large", filter=HUNDREDTH)
-    assert (result.plan, result.candidates) == (Plan.ADAPTIVE, 51)
-    assert names.hnsw in scans
+    searcher = store.searcher
+    for query in catalogue.queries(20, namespace="large", filter=TENTH):
+        result, plans = log.of(lambda q=query: searcher.search(catalogue.collection, q))  # type: ignore[misc]
+        assert (result.plan, result.candidates) == (Plan.ADAPTIVE, None)
+        assert scans_of(plans[-1], names.hnsw) == 2, "the sample, and the search itself"
 
 
 @pytest.mark.parametrize(("first", "then", "used"), [(HALF, HUNDREDTH, True), (HUNDREDTH, HALF, False)])
@@ -126,12 +174,16 @@ def test_a_prepared_statement_is_planned_for_the_filter_at_hand(
     searched(catalogue, shop, log, before=12, namespace="large", filter=first)
     _, scans = searched(catalogue, shop, log, namespace="large", filter=then)
     assert (names.by_metadata in scans) is used
-    assert (names.hnsw in scans) is not used
     [(generic, custom)] = prepared(shop)
     assert generic == 0
     assert custom > 5, "the statement was not prepared"
     mode = shop.database.run(lambda connection: connection.execute("SHOW plan_cache_mode").fetchone())
     assert mode == ("force_custom_plan",), "PostgreSQL may settle on a plan for any values after five executions"
+
+
+def scans_of(plan: str, index: str) -> int:
+    """How often a plan asked an index."""
+    return sum(f"using {index} " in line and "never executed" not in line for line in plan.splitlines())
 
 
 def prepared(store: Store) -> list[tuple[int, int]]:
@@ -197,8 +249,8 @@ def test_where_the_index_scan_ends_early_the_search_is_exact(catalogue: Catalogu
         connection.execute("SET hnsw.max_scan_tuples = 1")
 
     shop.database.run(shorten_scans)
-    for filter in (None, HALF):
-        [query] = catalogue.queries(1, namespace="medium", top_k=100, filter=filter)
+    for filter, top_k in ((None, 300), (HALF, 250)):
+        [query] = catalogue.queries(1, namespace="large", top_k=top_k, ef_search=100, filter=filter)
         result = shop.searcher.search(catalogue.collection, query)
         assert result.plan is Plan.EXACT
         assert [match.id for match in result.matches] == catalogue.truth(query)
@@ -276,10 +328,26 @@ def test_a_namespace_that_shrank_is_still_searched_completely(
     assert_finds(store, collection, [], Plan.EXACT)
 
 
+class Forgetful(dict[Any, Any]):
+    """As if another thread had everything forgotten at once."""
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        pass
+
+
+def test_a_size_that_another_thread_lets_be_forgotten_is_not_missed(
+    growing: tuple[Store, Collection, list[Vector]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, collection, vectors = growing
+    monkeypatch.setattr(store.searcher.sizes, "_seen", Forgetful())
+    write_all(store, collection, vectors)
+    assert_finds(store, collection, vectors, Plan.HNSW)
+
+
 def test_an_index_that_is_gone_is_not_missed(growing: tuple[Store, Collection, list[Vector]]) -> None:
     store, collection, vectors = growing
     write_all(store, collection, vectors)
-    store.rows(f"DROP INDEX vecmeter.{hnsw_name(collection.collection_id)}")
+    store.rows(f"DROP INDEX vecmeter.{hnsw_index(store, collection)}")
     assert collection.index_ready
     assert_finds(store, collection, vectors, Plan.HNSW)
 

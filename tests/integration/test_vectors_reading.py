@@ -16,9 +16,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.fixtures.vectors import Store, vector
-from vecmeter.vectors.model import Query, Vector
-from vecmeter.vectors.records import metadata_bytes
+from vecmeter.vectors.model import Patch, Query, Vector
 from vecmeter.vectors.tables import statement
+from vecmeter.vectors.write_input import compact_json
+from vecmeter.vectors.write_statements import METADATA_BYTES
 
 # Each example works in a namespace of its own, so one database serves them all.
 on_one_database = settings(
@@ -124,14 +125,26 @@ def test_a_patch_is_what_the_same_change_of_a_dictionary_is(
     collection = first_collection(store)
     unset = data.draw(st.lists(st.sampled_from(sorted(before)) | texts if before else texts, max_size=3))
     store.records.upsert(collection, [vector("v", metadata=before)])
-    store.records.patch(collection, "", "v", set=change, unset=unset)
+    store.records.patch(collection, "", "v", Patch(set=change, unset=unset))
     expected = {field: value for field, value in before.items() if field not in unset} | change
     assert by_value(store.records.fetch(collection, "", ["v"])[0].metadata) == by_value(expected)
 
 
-@given(st.dictionaries(texts, json_values, max_size=5))
-def test_the_size_of_metadata_is_that_of_its_shortest_json(metadata: dict[str, Any]) -> None:
-    assert metadata_bytes(metadata) == len(json.dumps(metadata, ensure_ascii=False, separators=(",", ":")).encode())
+# Numbers in the one form in which PostgreSQL writes them, too.
+plain_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(10**30), 10**30) | texts,
+    lambda children: st.lists(children, max_size=4) | st.dictionaries(texts, children, max_size=4),
+    max_leaves=20,
+)
+
+
+@given(st.dictionaries(texts, plain_values, max_size=5))
+@on_one_database
+def test_the_size_of_metadata_is_that_of_its_shortest_json(store: Store, metadata: dict[str, Any]) -> None:
+    size = len(json.dumps(metadata, ensure_ascii=False, separators=(",", ":")).encode())
+    assert len(compact_json(metadata).encode()) == size
+    said = f"SELECT {METADATA_BYTES} FROM (SELECT %(metadata)s::jsonb AS metadata) r"
+    assert store.rows(said, {"metadata": compact_json(metadata), "max_metadata_bytes": 0}) == [(size,)]
 
 
 @given(st.sets(ids, max_size=25), st.data())

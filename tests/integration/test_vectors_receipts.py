@@ -25,7 +25,7 @@ from vecmeter.errors import (
 )
 from vecmeter.vectors import stock, terms
 from vecmeter.vectors.connection import Connection
-from vecmeter.vectors.model import Collection, IndexType, Metric, Query
+from vecmeter.vectors.model import Collection, IndexType, Metric, Patch, Query
 from vecmeter.vectors.once import KeptAnswer, Once
 from vecmeter.vectors.tables import table_names
 from vecmeter.vectors.terms import FREE, Terms
@@ -74,10 +74,12 @@ WRITES: dict[str, tuple[Write, int]] = {
     "upsert on terms": (lambda s, c: s.records.upsert(c, [vector("a"), vector("new")], on_terms()), 7),
     "add": (lambda s, c: s.records.add(c, vector("new")), 1),
     "add on terms": (lambda s, c: s.records.add(c, vector("new"), on_terms()), 7),
-    "patch": (lambda s, c: s.records.patch(c, "", "a", set={"x": 1}, unset=["even"]), 3),
-    "patch on terms": (lambda s, c: s.records.patch(c, "", "a", set={"x": "more"}, unset=[], on=on_terms()), 7),
+    "patch": (lambda s, c: s.records.patch(c, "", "a", Patch(set={"x": 1}, unset=["even"])), 3),
+    "upsert with a condition": (lambda s, c: s.records.upsert(c, [vector("a", 3.0, 1.0, 1.0, if_version=1)]), 3),
+    "update by filter": (lambda s, c: s.records.update_matching(c, "", {"even": True}, Patch(set={"x": 1})), 3),
+    "patch on terms": (lambda s, c: s.records.patch(c, "", "a", Patch(set={"x": "more"}), on=on_terms()), 7),
     "delete ids": (lambda s, c: s.records.delete_ids(c, "", ["a", "b", "missing"], dry_run=False), 1),
-    "delete once": (lambda s, c: s.records.delete_one(c, "", "a", on_terms()), 5),
+    "delete once": (lambda s, c: s.records.delete_one(c, "", "a", on=on_terms()), 5),
     "delete by filter": (lambda s, c: s.records.delete_matching(c, "", {"even": True}, dry_run=False), 1),
     "create": (create, 7),
     "create on terms": (lambda s, c: create(s, c, on_terms()), 11),
@@ -137,7 +139,7 @@ def test_a_write_that_is_repeated_is_not_refused_for_the_room_it_has_taken_itsel
 
     line.plan(Fault.LOST_ANSWER, 3)  # the commit
     bound = Terms(limits={"max_vectors": 4})
-    assert terms.write(cut_store.database, collection, work, list, bound, measured.append) == [7]
+    assert terms.write(cut_store.database, collection, work, list, bound, foresee=measured.append) == [7]
     assert line.happened.is_set()
     assert len(measured) == 1
 
@@ -153,7 +155,7 @@ def test_what_a_write_refuses_it_refuses_after_a_break_too(cut_store: Store, lin
     collection = prepared(cut_store)
     refused: list[tuple[type[Exception], Write]] = [
         (VectorExistsError, lambda s, c: s.records.add(c, vector("a"))),
-        (VectorNotFoundError, lambda s, c: s.records.patch(c, "", "missing", set={"x": 1}, unset=[])),
+        (VectorNotFoundError, lambda s, c: s.records.patch(c, "", "missing", Patch(set={"x": 1}))),
         (CollectionExistsError, lambda s, c: s.create("things")),
         (CollectionNotFoundError, lambda s, c: s.collections.drop("acme", "missing")),
     ]
@@ -213,7 +215,7 @@ def test_a_connection_that_comes_back_in_time_lets_the_write_end_well(cut_store:
 
 def test_a_write_that_takes_too_long_wrote_nothing(open_store: Callable[..., Store]) -> None:
     looker, store = open_store(), open_store(statement_timeout_ms=100)
-    collection = prepared(store)
+    collection = prepared(looker)
     records, _ = table_names(collection.collection_id)
     with psycopg.connect(looker.dsn) as holder:
         holder.execute(f"SELECT FROM vecmeter.{records} WHERE id = 'd' FOR UPDATE".encode())
@@ -246,11 +248,11 @@ def test_every_write_leaves_one_receipt_and_refused_ones_none_that_says_otherwis
     count = lambda: store.rows("SELECT count(*) FROM vecmeter.receipts")[0][0]  # noqa: E731
     before = count()
     store.records.upsert(collection, [vector("a"), vector("z")])
-    store.records.patch(collection, "", "a", set={"x": 1}, unset=[])
+    store.records.patch(collection, "", "a", Patch(set={"x": 1}))
     assert store.records.delete_ids(collection, "", ["a", "z"], dry_run=False) == 2
     assert count() == before + 3
     answers = store.rows("SELECT answer FROM vecmeter.receipts ORDER BY receipt_id DESC LIMIT 3")
-    assert answers == [([2],), ([3],), ([2, 1],)]
+    assert answers == [([2, 3],), ([1, 3],), ([2, 1],)], "how many and the newest version; the versions"
     with pytest.raises(StatementTimeoutError):
         store.database.write(lambda connection, receipt: _cancelled(connection, str(receipt)))
     assert count() == before + 3

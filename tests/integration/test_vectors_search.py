@@ -219,7 +219,7 @@ def test_the_largest_indexed_dimension_is_indexed(
     open_store: Callable[..., Store], storage: Storage, dimension: int
 ) -> None:
     store = open_store(exact_threshold=5)
-    store.maintenance._index_threshold = 20
+    store.index_from(20)
     collection = store.create(dimension=dimension, index=IndexDefinition(storage=storage))
     rows = clustered(20, dimension)
     store.records.upsert(collection, [Vector(id=f"v{i}", numbers=as_numbers(row)) for i, row in enumerate(rows)])

@@ -22,7 +22,7 @@ from vecmeter.errors import (
 from vecmeter.vectors import stock
 from vecmeter.vectors.migrations import runner
 from vecmeter.vectors.migrations.runner import apply, migrate
-from vecmeter.vectors.model import Collection, IndexType, Metric
+from vecmeter.vectors.model import Collection, IndexType, Metric, Patch
 from vecmeter.vectors.stock import CollectionLimits
 from vecmeter.vectors.tables import table_names
 from vecmeter.vectors.terms import Terms
@@ -86,7 +86,7 @@ def random_write(store: Store, collection: Collection, rng: random.Random) -> No
         elif kind == 3:
             records.add(collection, vector(ids[0], **fields))
         elif kind == 4:
-            records.patch(collection, namespace, ids[0], set=metadata, unset=["even"])
+            records.patch(collection, namespace, ids[0], Patch(set=metadata, unset=["even"]))
         elif rng.random() < 0.7:
             records.delete_ids(collection, namespace, ids, dry_run=False)
         else:
@@ -232,7 +232,7 @@ def test_metadata_that_grows_needs_room_and_what_shrinks_gives_it_back(store: St
     collection = store.create()
     store.records.upsert(collection, [vector("v1", metadata={"k": "12345"}), vector("v2")])
     full = up_to(max_storage_bytes=account_says(store, collection)[1])
-    change = lambda text: store.records.patch(collection, "", "v1", set={"k": text}, unset=[], on=full)  # noqa: E731
+    change = lambda text: store.records.patch(collection, "", "v1", Patch(set={"k": text}), on=full)  # noqa: E731
     assert refusal(lambda: change("123456"))["remaining"] == 0
     assert change("1234") == 2
     assert change("54321") == 3
@@ -294,7 +294,7 @@ def test_a_collections_own_limit_is_kept_to_by_the_next_write_of_every_instance(
     assert another.records.upsert(collection, batch(0, 3))[0].version == 2
     store.collections.set_limits("acme", "things", max_storage_bytes=1)
     with pytest.raises(CostExceedsLimitError):
-        another.records.patch(collection, "", "v00000", set={"k": 1}, unset=[])
+        another.records.patch(collection, "", "v00000", Patch(set={"k": 1}))
     store.collections.set_limits("acme", "things")
     assert another.records.add(collection, vector("new")).inserted
     with pytest.raises(CollectionNotFoundError):

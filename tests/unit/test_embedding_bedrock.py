@@ -94,7 +94,7 @@ def test_cohere_tells_queries_from_documents_and_estimates_tokens_without_a_head
         {"texts": ["five letters?"], "input_type": "search_query", "truncate": "NONE"},
         {"embeddings": [[1.0] * 1024]},
     )
-    embedded = cohere(stub, "cohere.embed-multilingual-v3").embed_query("five letters?")
+    embedded = cohere(stub, "cohere.embed-multilingual-v3").embed_queries(["five letters?"])
     assert embedded.tokens == 4
 
 
@@ -117,7 +117,7 @@ def test_cohere_tells_queries_from_documents_and_estimates_tokens_without_a_head
 def test_its_failures_are_ours_to_retry(stub: Stubber, code: str, retry_after: int, told: str) -> None:
     stub.add_client_error("invoke_model", code, "arn:aws:iam::123456789012:role/secret-role is not authorized")
     with pytest.raises(EmbedderUnavailableError, match=told) as failed:
-        titan(stub).embed_query("text")
+        titan(stub).embed_queries(["text"])
     assert failed.value.retry_after == retry_after
     assert "123456789012" not in failed.value.detail
 
@@ -165,7 +165,7 @@ def test_an_answer_that_is_no_embedding_never_gets_through(stub: Stubber, answer
         answer,
     )
     with pytest.raises(EmbedderUnavailableError, match="not an embedding"):
-        titan(stub).embed_query("text")
+        titan(stub).embed_queries(["text"])
 
 
 def test_too_few_vectors_never_get_through(stub: Stubber) -> None:
@@ -269,7 +269,7 @@ def test_without_a_region_or_credentials_it_says_so(monkeypatch: pytest.MonkeyPa
         load_bedrock_embedder("amazon.titan-embed-text-v2:0", 1024)
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
     with pytest.raises(EmbedderUnavailableError, match="not set up"):
-        load_bedrock_embedder("amazon.titan-embed-text-v2:0", 1024).embed_query("text")
+        load_bedrock_embedder("amazon.titan-embed-text-v2:0", 1024).embed_queries(["text"])
 
 
 def test_an_endpoint_that_does_not_answer_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -279,4 +279,4 @@ def test_an_endpoint_that_does_not_answer_is_unavailable(monkeypatch: pytest.Mon
     # Port 9 (discard) refuses at once.
     monkeypatch.setenv("AWS_ENDPOINT_URL_BEDROCK_RUNTIME", "http://127.0.0.1:9")
     with pytest.raises(EmbedderUnavailableError, match="does not answer"):
-        load_bedrock_embedder("amazon.titan-embed-text-v2:0", 1024).embed_query("text")
+        load_bedrock_embedder("amazon.titan-embed-text-v2:0", 1024).embed_queries(["text"])

@@ -35,7 +35,7 @@ def test_loading_opens_no_network_client_and_leaves_logging_alone() -> None:
 import logging, sys
 from vecmeter.embedding import built_in, registry
 assert not {"numpy", "tokenizers", "wordllama", "boto3"} & sys.modules.keys()
-built_in.load_built_in_embedder(256).embed_query("text")
+built_in.load_built_in_embedder(256).embed_queries(["text"])
 assert not {"wordllama", "requests", "urllib3", "socket", "huggingface_hub"} & sys.modules.keys()
 assert not logging.getLogger().handlers
 """
@@ -47,7 +47,7 @@ def test_token_counts_are_exact() -> None:
     # One token for each character, and four for each emoji: an estimate of len/4 would be 4 and 16 times too low.
     assert embedder.count_tokens("日本語の文書") == 7
     assert embedder.count_tokens("🦜" * 100) == 401
-    assert embedder.embed_query("🦜" * 100).tokens == 401
+    assert embedder.embed_queries(["🦜" * 100]).tokens == 401
     assert embedder.count_tokens("\ud800") == 0
 
 
@@ -65,7 +65,7 @@ def test_one_long_document_does_not_multiply_the_memory_of_the_short_ones() -> N
 import resource
 from vecmeter.embedding.built_in import load_built_in_embedder
 embedder = load_built_in_embedder(256)
-embedder.embed_query("warm")
+embedder.embed_queries(["warm"])
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 embedder.embed_documents(["short text"] * 63 + ["word " * 20_000])
 grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024

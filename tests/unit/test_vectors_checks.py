@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from array import array
 from datetime import UTC, datetime
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
-from vecmeter.vectors.checks import check_index, check_numbers
+from vecmeter.vectors.checks import are_ordinary, check_index, check_numbers
 from vecmeter.vectors.model import Collection, IndexDefinition, IndexType, Metric, Storage
 
 
@@ -21,7 +24,6 @@ def collection(metric: Metric = Metric.COSINE, **index: object) -> Collection:
         index=IndexDefinition(**index),  # type: ignore[arg-type]
         embedder=None,
         created_at=datetime(2026, 11, 1, tzinfo=UTC),
-        index_ready=False,
         vector_oid=1,
     )
 
@@ -49,6 +51,27 @@ def test_numbers_are_held_against_the_collection(metric: Metric, values: list[fl
     if violation is not None and message is not None:
         assert violation.path == "vectors.3.vector"
         assert message in violation.message
+
+
+@given(st.lists(st.floats(width=32), min_size=1, max_size=4))
+@example([float("nan"), 1.0])
+@example([float("-inf"), 1.0])
+@example([2.0**-59, 0.0])
+@example([2.0**-60, 0.0])
+@example([32_767.998, -32_768.0])
+def test_what_the_highest_bytes_clear_of_suspicion_is_within_every_limit(values: list[float]) -> None:
+    numbers = array("f", values)
+    if are_ordinary(numbers):
+        assert math.isfinite(sum(numbers))
+        assert max(map(abs, numbers)) < 65_504
+        assert math.hypot(*numbers) >= 1e-18
+
+
+def test_embeddings_are_cleared_by_their_highest_bytes() -> None:
+    for values in ([0.1, -0.02], [1.0, 0.0], [0.0, -1e-9], [255.0, 1e4]):
+        assert are_ordinary(array("f", values)), values
+    for values in ([0.0, 0.0], [1e5, 0.0], [float("nan"), 1.0]):
+        assert not are_ordinary(array("f", values)), values
 
 
 @pytest.mark.parametrize("value", [65_505.0, -65_505.0, 1e10])

@@ -17,12 +17,15 @@ from vecmeter.http.fields import (
 
 
 class TaskBody(Body):
-    """The collections a task is about: all, a project's, or one; or the month and format of an export."""
+    """The collections a task is about: all, a project's, or one; whether to say only what is to be done; or the month
+    and format of an export.
+    """
 
     model_config = examples({}, {"project_id": "acme", "collection": "notes"}, {"month": "2026-11", "format": "csv"})
 
     project_id: Name | None = None
     collection: Name | None = None
+    dry_run: Literal["true", "false"] | None = None
     month: Text | None = None
     format: Text | None = None
 

@@ -1,4 +1,4 @@
-"""Routes on collections: create, list, describe, delete."""
+"""Routes on collections: create, list, describe, change, delete."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from fastapi import APIRouter, Query
 from starlette.responses import Response
 
 from upsert_function.collection_schemas import (
+    ChangeBody,
+    ChangedOut,
     CollectionBody,
     CollectionOut,
     CollectionsOut,
     DroppedOut,
     to_answer,
+    to_changed,
     to_item,
 )
 from vecmeter.errors import LedgerUnavailableError, ProjectBeingDeletedError
@@ -33,6 +36,7 @@ router = APIRouter(tags=["collections"], prefix="/projects/{project}/collections
 def create(project: ProjectPath, body: CollectionBody, call: WriteCallDependency) -> Response:
     """Create a collection: a named set of vectors with one dimension and metric."""
     dimension, index, embedder = body.resolve(call.runtime.settings)
+    options = body.options()
     with call.admit(Operation.COLLECTION, Role.WRITE, project) as hold:
 
         def create(on: Terms) -> Collection:
@@ -44,6 +48,7 @@ def create(project: ProjectPath, body: CollectionBody, call: WriteCallDependency
                 metric=Metric(body.metric),
                 index=index,
                 embedder=embedder,
+                options=options,
                 on=on,
             )
             _keep_only_in_a_project(project, body.name, call)
@@ -66,11 +71,30 @@ def list_all(project: ProjectPath, query: Annotated[PageParameters, Query()], ca
 
 @router.get("/{collection}", response_model=CollectionOut, operation_id="get_collection")
 def get(project: ProjectPath, collection: CollectionPath, call: CallDependency) -> Response:
-    """Describe a collection, with its exact count and bytes."""
-    size = call.runtime.collections.size
+    """Describe a collection: exact count, bytes, indexes, and the plan of each of its largest namespaces."""
+    size, descriptions = call.runtime.collections.size, call.runtime.descriptions
     with call.admit(Operation.COLLECTION, Role.SEARCH, project) as hold:
-        answer = call.use(project, collection, lambda c: to_answer(c, call.database(size, c)), fresh=True)
-        return call.respond(hold, answer, collection=collection)
+
+        def describe(target: Collection) -> CollectionOut:
+            measured = call.database(size, target)
+            indexes, plans = call.database(descriptions.indexes, target), call.database(descriptions.plans, target)
+            return to_answer(target, measured, indexes, plans)
+
+        return call.respond(hold, call.use(project, collection, describe, fresh=True), collection=collection)
+
+
+@router.patch("/{collection}", response_model=ChangedOut, operation_id="change_collection")
+def change(project: ProjectPath, collection: CollectionPath, body: ChangeBody, call: WriteCallDependency) -> Response:
+    """Change what may be changed of a collection; searches and writes go on, and its indexes follow."""
+    body.check()
+    with call.admit(Operation.COLLECTION, Role.WRITE, project) as hold:
+
+        def change(on: Terms) -> Collection:
+            changed = call.database(call.runtime.collections.change, project, collection, body.alter, on)
+            call.runtime.bulk_writes.look_at(changed)
+            return changed
+
+        return call.write(hold, change, to_changed, collection=collection)
 
 
 @router.delete("/{collection}", response_model=DroppedOut, operation_id="delete_collection")

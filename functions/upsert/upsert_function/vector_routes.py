@@ -13,6 +13,7 @@ from upsert_function.vector_schemas import (
     BatchOut,
     DeleteBody,
     DeletedOut,
+    DeleteParameters,
     FetchBody,
     IdOut,
     IdsOut,
@@ -22,6 +23,8 @@ from upsert_function.vector_schemas import (
     PatchOut,
     PutBody,
     PutOut,
+    UpdateBody,
+    UpdatedOut,
     VectorBody,
     VectorItem,
     VectorOut,
@@ -43,14 +46,14 @@ from vecmeter.http.route import BusinessRoute
 from vecmeter.ledger.model import Operation, Role
 from vecmeter.settings import Settings
 from vecmeter.vectors.checks import check_numbers
-from vecmeter.vectors.model import Collection, Vector, Written
+from vecmeter.vectors.model import KEPT, Collection, Patch, Vector, Written
 from vecmeter.vectors.terms import Terms
 
 router = APIRouter(tags=["vectors"], prefix="/projects/{project}/collections/{collection}", route_class=BusinessRoute)
 NamespaceQuery = Annotated[NamespaceParameters, Query()]
 
 
-@router.post("/vectors", response_model=BatchOut, operation_id="upsert_vectors")
+@router.post("/vectors", response_model=BatchOut, operation_id="upsert_vectors", responses={409: {}})
 def upsert_batch(
     project: ProjectPath, collection: CollectionPath, body: BatchBody, call: WriteCallDependency
 ) -> Response:
@@ -76,7 +79,10 @@ def upsert_batch(
 @router.post("/add", status_code=201, response_model=PutOut, operation_id="add_vector", responses={409: {}})
 def add(project: ProjectPath, collection: CollectionPath, body: VectorBody, call: WriteCallDependency) -> Response:
     """Insert one vector; 409 when its id exists."""
-    raise_if_any(list(body.violations("", call.runtime.settings)))
+    violations = list(body.violations("", call.runtime.settings))
+    if body.if_version:
+        violations.append(Violation("if_version", "can only be 0 here: nothing that exists is replaced"))
+    raise_if_any(violations)
     namespace = body.namespace or ""
     with call.admit(Operation.ADD, Role.WRITE, project, tokens=estimate_document_tokens([body]), vectors=1) as hold:
 
@@ -95,7 +101,7 @@ def add(project: ProjectPath, collection: CollectionPath, body: VectorBody, call
         )
 
 
-@router.put("/vectors/{id:vector_id}", response_model=PutOut, operation_id="put_vector")
+@router.put("/vectors/{id:vector_id}", response_model=PutOut, operation_id="put_vector", responses={409: {}})
 def put(
     project: ProjectPath,
     collection: CollectionPath,
@@ -111,14 +117,14 @@ def put(
     tokens = estimate_document_tokens([vector_body])
     with call.admit(Operation.UPSERT, Role.WRITE, project, tokens=tokens, vectors=1) as hold:
 
-        def upsert(target: Collection, on: Terms) -> list[Written]:
-            vectors = _prepare(target, [vector_body], [""], namespace, call)
-            return call.database(call.runtime.records.upsert, target, vectors, on)
+        def put(target: Collection, on: Terms) -> Written:
+            [vector] = _prepare(target, [vector_body], [""], namespace, call)
+            return call.database(call.runtime.records.put, target, vector, on)
 
         return call.write(
             hold,
-            lambda on: call.use(project, collection, lambda target: upsert(target, on)),
-            lambda written: to_put_answer(written[0]),
+            lambda on: call.use(project, collection, lambda target: put(target, on)),
+            to_put_answer,
             vectors=_one,
             collection=collection,
             namespace=namespace,
@@ -175,7 +181,7 @@ def fetch(project: ProjectPath, collection: CollectionPath, body: FetchBody, cal
         return call.respond(hold, answer, vectors=len(items), collection=collection, namespace=body.namespace)
 
 
-@router.patch("/vectors/{id:vector_id}", response_model=PatchOut, operation_id="patch_vector")
+@router.patch("/vectors/{id:vector_id}", response_model=PatchOut, operation_id="patch_vector", responses={409: {}})
 def patch(
     project: ProjectPath,
     collection: CollectionPath,
@@ -184,15 +190,15 @@ def patch(
     body: PatchBody,
     call: WriteCallDependency,
 ) -> Response:
-    """Set and remove fields of a vector's metadata; the rest stays."""
+    """Change some of a vector: fields of its metadata, its numbers, its document, its expiry; the rest stays."""
     body.check(call.runtime.settings)
     namespace = _one_namespace(query.namespace, body.namespace)
     _check_target(id, namespace, call.runtime.settings)
-    with call.admit(Operation.UPDATE, Role.WRITE, project, vectors=1) as hold:
+    tokens = estimate_document_tokens([body])
+    with call.admit(Operation.UPDATE, Role.WRITE, project, tokens=tokens, vectors=1) as hold:
 
         def change(target: Collection, on: Terms) -> int:
-            change = call.runtime.records.patch
-            return call.database(change, target, namespace, id, set=body.set or {}, unset=body.unset or [], on=on)
+            return call.database(call.runtime.records.patch, target, namespace, id, _patch(target, body, call), on)
 
         return call.write(
             hold,
@@ -204,9 +210,39 @@ def patch(
         )
 
 
-@router.delete("/vectors/{id:vector_id}", response_model=DeletedOut, operation_id="delete_vector")
+@router.post("/vectors/update", response_model=UpdatedOut, operation_id="update_vectors")
+def update_many(
+    project: ProjectPath, collection: CollectionPath, body: UpdateBody, call: WriteCallDependency
+) -> Response:
+    """Set and remove fields of the metadata of all vectors a filter lets through; with dry_run only count them."""
+    body.check(call.runtime.settings)
+    records, namespace, dry_run = call.runtime.records, body.namespace, body.dry_run
+    patch = Patch(set=body.set or {}, unset=body.unset or [])
+    with call.admit(Operation.UPDATE, Role.WRITE, project) as hold:
+
+        def update(target: Collection, on: Terms) -> int:
+            if dry_run:
+                return call.database(records.count_matching, target, namespace, body.filter)
+            return call.database(records.update_matching, target, namespace, body.filter, patch, on)
+
+        return call.write(
+            hold,
+            lambda on: call.use(project, collection, lambda target: update(target, on)),
+            lambda matched: UpdatedOut(matched=matched, updated=0 if dry_run else matched),
+            vectors=lambda matched: 0 if dry_run else matched,
+            collection=collection,
+            namespace=namespace,
+            had_filter=True,
+        )
+
+
+@router.delete("/vectors/{id:vector_id}", response_model=DeletedOut, operation_id="delete_vector", responses={409: {}})
 def delete_one(
-    project: ProjectPath, collection: CollectionPath, id: VectorPath, query: NamespaceQuery, call: WriteCallDependency
+    project: ProjectPath,
+    collection: CollectionPath,
+    id: VectorPath,
+    query: Annotated[DeleteParameters, Query()],
+    call: WriteCallDependency,
 ) -> Response:
     """Delete one vector; 404 when there is none."""
     namespace = query.namespace or ""
@@ -214,7 +250,8 @@ def delete_one(
     with call.admit(Operation.DELETE, Role.WRITE, project) as hold:
 
         def delete(target: Collection, on: Terms) -> None:
-            call.database(call.runtime.records.delete_one, target, namespace, id, on)
+            delete = call.runtime.records.delete_one
+            call.database(delete, target, namespace, id, if_version=query.if_version, on=on)
 
         return call.write(
             hold,
@@ -277,10 +314,29 @@ def _prepare(
             namespace=namespace if body.namespace is None else body.namespace,
             document=body.document,
             metadata=body.metadata,
+            expires_at=body.expires_at,
+            if_version=body.if_version,
         )
         for body, vector in zip(wanted, numbers, strict=True)
         if vector is not None
     ]
+
+
+def _patch(collection: Collection, body: PatchBody, call: Call) -> Patch:
+    """A patch ready to be made. A document is embedded, too, where the collection has an embedder."""
+    given, numbers = body.model_fields_set, body.vector
+    if numbers is not None:
+        raise_if_any([violation] if (violation := check_numbers(collection, numbers, "vector")) else [])
+    elif body.document is not None and collection.embedder is not None:
+        [numbers] = embed_documents(collection, [body.document], ["document"], call.metrics)
+    return Patch(
+        set=body.set or {},
+        unset=body.unset or [],
+        numbers=numbers,
+        document=body.document if "document" in given else KEPT,
+        expires_at=body.expires_at if "expires_at" in given else KEPT,
+        if_version=body.if_version,
+    )
 
 
 def _one(_: object) -> int:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, AliasChoices, Field
+from typing_extensions import TypedDict
 
 from vecmeter.embedding.model import estimate_tokens
 from vecmeter.errors import Violation
@@ -21,8 +23,10 @@ from vecmeter.http.checks import (
 from vecmeter.http.fields import (
     Answer,
     Body,
+    Filter,
     Metadata,
     MeteredAnswer,
+    Moment,
     Namespace,
     OptionalFilter,
     OptionalNumbers,
@@ -36,7 +40,24 @@ from vecmeter.http.fields import (
 from vecmeter.settings import Settings
 from vecmeter.vectors.model import StoredVector, Written
 
+# Versions are counted in 64 bits.
+_MAX_VERSION = 2**63 - 1
+
+
+def _in_utc(moment: datetime) -> datetime:
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("is beyond the years 1 to 9999 in UTC") from None
+
+
 Ids = Annotated[list[VectorId], WithinMeasure, Field(min_length=1)]
+Fields = Annotated[list[Text], WithinMeasure]
+Expiry = Annotated[Moment, AfterValidator(_in_utc)]
+IfVersion = Annotated[
+    int, Field(ge=0, le=_MAX_VERSION, description="Only in the place of this version; 0: only where there is none.")
+]
+IfStoredVersion = Annotated[int, Field(ge=1, le=_MAX_VERSION, description="Only if the vector has this version.")]
 
 
 class VectorFields(Body):
@@ -46,6 +67,8 @@ class VectorFields(Body):
     document: Text | None = None
     metadata: Metadata | None = None
     namespace: Namespace | None = None
+    expires_at: Annotated[Expiry | None, Field(description="From then on it is as good as deleted.")] = None
+    if_version: IfVersion | None = None
 
 
 class PutBody(VectorFields):
@@ -136,16 +159,49 @@ class DeleteBody(Body):
 
 
 class PatchBody(Body):
-    """Fields of the metadata to set and to remove."""
+    """What to change of a vector; the rest stays. A document for the collection's embedder changes the numbers, too."""
 
-    model_config = examples({"set": {"paid": True}, "unset": ["due"]})
+    model_config = examples(
+        {"set": {"paid": True}, "unset": ["due"]}, {"expires_at": None}, {"document": "It was paid.", "if_version": 3}
+    )
 
     set: Metadata | None = None
-    unset: Annotated[list[Text], WithinMeasure] | None = None
+    unset: Fields | None = None
+    vector: OptionalNumbers = None
+    document: Annotated[Text | None, Field(description="null: none from now on.")] = None
+    expires_at: Annotated[Expiry | None, Field(description="null: never.")] = None
     namespace: Namespace | None = None
+    if_version: IfStoredVersion | None = None
 
     def check(self, settings: Settings) -> None:
         violations = list(metadata_violations(self.set or {}, "set", settings.max_metadata_bytes))
+        violations += length_violations("document", self.document, settings.max_document_characters)
+        if "vector" in self.model_fields_set and self.vector is None:
+            violations.append(Violation("vector", "must be given where it is named: a vector always has numbers"))
+        elif not (self.set or self.unset or self.model_fields_set & {"vector", "document", "expires_at"}):
+            violations.append(Violation("set", "set or unset must name a field, or something else must be given"))
+        raise_if_any(violations)
+
+
+class UpdateBody(Body):
+    """Fields of the metadata to set and to remove of every vector that a filter lets through."""
+
+    model_config = examples({"filter": {"kind": "invoice"}, "set": {"paid": True}, "unset": ["due"]})
+
+    filter: Annotated[Filter, Field(validation_alias=AliasChoices("filter", "metadata_filter"))]
+    set: Metadata | None = None
+    unset: Fields | None = None
+    namespace: Namespace = ""
+    dry_run: Annotated[bool, Field(description="Only count.")] = False
+
+    def check(self, settings: Settings) -> None:
+        violations = [
+            *filter_violations(self.filter),
+            *metadata_violations(self.set or {}, "set", settings.max_metadata_bytes),
+            *_namespace(self.namespace, settings),
+        ]
+        if not self.filter:
+            violations.append(Violation("filter", "is empty, which would match everything"))
         if not self.set and not self.unset:
             violations.append(Violation("set", "set or unset must name a field"))
         raise_if_any(violations)
@@ -153,6 +209,10 @@ class PatchBody(Body):
 
 class NamespaceParameters(Parameters):
     namespace: Namespace | None = None
+
+
+class DeleteParameters(NamespaceParameters):
+    if_version: IfStoredVersion | None = None
 
 
 class ListParameters(PageParameters):
@@ -163,7 +223,9 @@ class ListParameters(PageParameters):
         raise_if_any(list(name_violations({"namespace": self.namespace, "prefix": self.prefix}, settings)))
 
 
-class WrittenOut(Answer):
+class WrittenOut(TypedDict):
+    """A dictionary, for there may be a thousand."""
+
     id: str
     namespace: str
     operation: Literal["insert", "update"]
@@ -193,6 +255,7 @@ class VectorItem(Answer):
     vector: list[float]
     document: str | None = None
     metadata: dict[str, Any]
+    expires_at: datetime | None = None
 
 
 class VectorOut(VectorItem, MeteredAnswer):
@@ -214,6 +277,11 @@ class IdsOut(MeteredAnswer):
     next_page_token: str | None = None
 
 
+class UpdatedOut(MeteredAnswer):
+    matched: int
+    updated: int
+
+
 class DeletedOut(MeteredAnswer):
     matched: int
     deleted: int
@@ -224,14 +292,14 @@ def vector_paths(vectors: Sequence[VectorBody]) -> list[str]:
     return [f"vectors.{index}." for index in range(len(vectors))]
 
 
-def estimate_document_tokens(vectors: Iterable[VectorBody]) -> int:
+def estimate_document_tokens(vectors: Iterable[VectorBody | PatchBody]) -> int:
     return sum(estimate_tokens(vector.document) for vector in vectors if vector.document)
 
 
 def to_batch_answer(written: Sequence[Written]) -> BatchOut:
     inserted = sum(one.inserted for one in written)
     results = [
-        WrittenOut.model_construct(id=one.id, namespace=one.namespace, operation=_operation(one), version=one.version)
+        WrittenOut(id=one.id, namespace=one.namespace, operation=_operation(one), version=one.version)
         for one in written
     ]
     return BatchOut.model_construct(inserted=inserted, updated=len(written) - inserted, results=results)
@@ -249,6 +317,7 @@ def stored_fields(stored: StoredVector) -> dict[str, Any]:
         "vector": stored.numbers,
         "document": stored.document,
         "metadata": stored.metadata,
+        "expires_at": stored.expires_at,
     }
 
 

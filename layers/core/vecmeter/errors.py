@@ -10,6 +10,7 @@
     │   ├── ProjectNotFoundError
     │   ├── ApiKeyNotFoundError
     │   ├── CollectionNotFoundError
+    │   ├── NamespaceNotFoundError       it has no vectors
     │   ├── VectorNotFoundError
     │   └── TaskNotFoundError
     ├── ConflictError
@@ -90,6 +91,11 @@ class CollectionNotFoundError(NotFoundError):
     title = "Collection not found"
 
 
+class NamespaceNotFoundError(NotFoundError):
+    code = "namespace_not_found"
+    title = "Namespace not found"
+
+
 class VectorNotFoundError(NotFoundError):
     code = "vector_not_found"
     title = "Vector not found"
@@ -140,17 +146,23 @@ class PriceVersionExistsError(ConflictError):
     title = "The version has other prices"
 
 
-class VersionConflictError(ConflictError):
-    code = "version_conflict"
-    title = "if_version does not hold"
-
-
 @dataclass(frozen=True, slots=True)
 class Violation:
     """One offending place in a request: ``path`` in dotted form (``vectors.3.id``) and what is wrong there."""
 
     path: str
     message: str
+
+
+class VersionConflictError(ConflictError):
+    code = "version_conflict"
+    title = "if_version does not hold"
+
+    def __init__(self, violations: tuple[Violation, ...]) -> None:
+        first = violations[0]
+        more = f" It is the first of {len(violations)}." if len(violations) > 1 else ""
+        super().__init__(f"{first.path} {first.message}; nothing is written.{more}")
+        self.violations = violations
 
 
 class InvalidRequestError(VecmeterError):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 
+from vecmeter.build_starts import FunctionBuilds, ThreadBuilds, lambda_client
 from vecmeter.ledger.admission import Admissions
 from vecmeter.ledger.alerts import Alerts
 from vecmeter.ledger.audit import AuditLog
@@ -28,15 +29,24 @@ from vecmeter.ledger.table import Table
 from vecmeter.ledger.usage import UsageLog
 from vecmeter.ledger.wire import create_wire
 from vecmeter.settings import Settings
+from vecmeter.vectors.bulk_writes import BulkWrites, StartBuild
 from vecmeter.vectors.collections import Collections
 from vecmeter.vectors.connection import Database
+from vecmeter.vectors.descriptions import Descriptions
+from vecmeter.vectors.index_builds import IndexBuilds
+from vecmeter.vectors.index_policy import Thresholds
 from vecmeter.vectors.maintenance import Maintenance
+from vecmeter.vectors.recall import Probe, measure_recall
 from vecmeter.vectors.records import Records
 from vecmeter.vectors.search import Searcher
 
 
 def utc_now() -> datetime:
     return datetime.now(UTC)
+
+
+# Long enough to see a load whose batches take a second each.
+LOOK_SECONDS = 3.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,11 +72,14 @@ class Runtime:
     collections: Collections
     records: Records
     searcher: Searcher
+    descriptions: Descriptions
     maintenance: Maintenance
+    bulk_writes: BulkWrites
     dsn: Callable[[], str]
 
     def close(self) -> None:
-        """Close every connection."""
+        """Close every connection, once builds begun by this process have ended."""
+        self.bulk_writes.close()
         self.database.close()
         self.table.close()
         self.alerts.close()
@@ -79,13 +92,7 @@ def build_runtime(settings: Settings, clock: Clock = utc_now) -> Runtime:
     def dsn() -> str:
         return database_dsn(settings)
 
-    database = Database(
-        dsn,
-        size=settings.database_pool_size,
-        connect_timeout_seconds=settings.database_connect_timeout_seconds,
-        statement_timeout_ms=settings.statement_timeout_ms,
-        prepare_threshold=settings.prepare_threshold,
-    )
+    database = _database(settings, dsn)
     collections = Collections(database)
     access = find_access()
     table = Table(create_wire(2 * settings.database_pool_size + 8, access), settings.table_name)
@@ -98,6 +105,9 @@ def build_runtime(settings: Settings, clock: Clock = utc_now) -> Runtime:
     prices = Prices(table, PriceList.from_settings(settings), clock)
     bus = create_event_bridge(settings.event_bus_name, access) if settings.event_bus_name else None
     alerts = Alerts(table, clock, settings.usage_retention_days, lambda project: projects.get(project).user_id, bus)
+    searcher = Searcher(database, settings.exact_threshold_vectors)
+    maintenance = Maintenance(dsn, collections, _index_builds(settings, searcher))
+    bulk_writes = BulkWrites(settings.index_threshold_vectors, _start_builds(settings, maintenance))
     return Runtime(
         settings=settings,
         clock=clock,
@@ -116,11 +126,46 @@ def build_runtime(settings: Settings, clock: Clock = utc_now) -> Runtime:
         ledger=Ledger(admissions, usage, prices, alerts, settings, clock),
         database=database,
         collections=collections,
-        records=Records(database, settings.max_metadata_bytes),
-        searcher=Searcher(database, settings.exact_threshold_vectors),
-        maintenance=Maintenance(dsn, collections, settings.index_threshold_vectors),
+        records=Records(database, settings.max_metadata_bytes, bulk_writes.wrote),
+        searcher=searcher,
+        descriptions=Descriptions(database, settings.exact_threshold_vectors),
+        maintenance=maintenance,
+        bulk_writes=bulk_writes,
         dsn=dsn,
     )
+
+
+def _database(settings: Settings, dsn: Callable[[], str]) -> Database:
+    return Database(
+        dsn,
+        size=settings.database_pool_size,
+        connect_timeout_seconds=settings.database_connect_timeout_seconds,
+        statement_timeout_ms=settings.statement_timeout_ms,
+        prepare_threshold=settings.prepare_threshold,
+    )
+
+
+def _index_builds(settings: Settings, searcher: Searcher) -> IndexBuilds:
+    thresholds = Thresholds(
+        collection=settings.index_threshold_vectors,
+        namespace=settings.exact_threshold_vectors,
+        most_namespaces=settings.max_namespace_indexes,
+    )
+    return IndexBuilds(
+        thresholds=thresholds,
+        most_memory=settings.index_build_memory_mb * 2**20,
+        look_seconds=LOOK_SECONDS,
+        measure=lambda collection, namespace: measure_recall(searcher, collection, Probe(namespace=namespace)).recall,
+    )
+
+
+def _start_builds(settings: Settings, maintenance: Maintenance) -> StartBuild | None:
+    """By the maintenance function; in a server by threads. A function that knows of none leaves it to the schedule."""
+    if settings.maintenance_function_name:
+        return FunctionBuilds(settings.maintenance_function_name, lambda_client)
+    if settings.database_pool_size > 1:
+        return ThreadBuilds(maintenance.build_soon)
+    return None
 
 
 @cache

@@ -173,7 +173,19 @@ class Settings:
         "5000", "vectors from which a collection gets its HNSW index", _integer(0, 10**9)
     )
     exact_threshold_vectors: int = _setting(
-        "2000", "candidates up to which a search is exact though there is an index", _integer(1, 10**6)
+        "2000",
+        "candidates up to which a search is exact though there is an index; "
+        "namespaces of so many vectors get one of their own",
+        _integer(1, 10**6),
+    )
+    max_namespace_indexes: int = _setting(
+        "64", "most namespaces of a collection that have an index of their own", _integer(0, 1000)
+    )
+    index_build_memory_mb: int = _setting(
+        "512", "most memory of the database that building one index may take, in MB", _integer(16, 2**20)
+    )
+    maintenance_function_name: str = _setting(
+        "", "function that builds an index soon after a bulk write; empty: it waits for the schedule"
     )
 
     # embedding

@@ -105,7 +105,15 @@ def _reindex_hnsw(runtime: Runtime, options: Options) -> Figures:
 
 
 def _build_indexes(runtime: Runtime, options: Options) -> Figures:
-    return runtime.maintenance.build_indexes(_collections(runtime, options))
+    """With ``dry_run`` it only says what is to be done, and why."""
+    dry_run = options.get("dry_run", "false")
+    if dry_run not in ("true", "false"):
+        raise InvalidRequestError("dry_run must be true or false.", (Violation("dry_run", "must be true or false"),))
+    return runtime.maintenance.build_indexes(_collections(runtime, options), dry_run=dry_run == "true")
+
+
+def _purge_expired(runtime: Runtime, options: Options) -> Figures:
+    return runtime.maintenance.purge_expired(_collections(runtime, options))
 
 
 def _recount_stock(runtime: Runtime, options: Options) -> Figures:
@@ -163,7 +171,10 @@ def _create_admin_key(runtime: Runtime, options: Options) -> Figures:
 TASKS: Mapping[str, Task] = {
     "vacuum_analyze": Task(_vacuum_analyze, "dead rows removed, statistics refreshed"),
     "reindex_hnsw": Task(_reindex_hnsw, "HNSW indexes rebuilt"),
-    "build_indexes": Task(_build_indexes, "missing HNSW indexes built"),
+    "build_indexes": Task(
+        _build_indexes, "indexes as they ought to be", options=("project_id", "collection", "dry_run")
+    ),
+    "purge_expired": Task(_purge_expired, "expired vectors deleted"),
     "recount_stock": Task(_recount_stock, "stored vectors and bytes counted anew"),
     "get_index_stats": Task(_get_index_stats, "index statistics"),
     "export_stats": Task(_export_stats, "statistics"),
@@ -183,6 +194,7 @@ TASKS: Mapping[str, Task] = {
 # Seconds between two runs; infra/ has the same as EventBridge schedules (a test compares them).
 SCHEDULE: Mapping[str, int] = {
     "build_indexes": 300,
+    "purge_expired": 300,
     "sweep_alerts": 300,
     "finish_policies": 300,
     "bill_storage": 1800,

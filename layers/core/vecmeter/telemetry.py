@@ -125,6 +125,10 @@ class RequestMetrics:
         """Add to the request's sum of ``metric``, in the metric's unit."""
         self._values[metric] = self._values.get(metric, 0) + value
 
+    def sum_of(self, metric: Metric) -> float | None:
+        """What was added of ``metric`` so far."""
+        return self._values.get(metric)
+
     @contextmanager
     def timed(self, metric: Metric, clock: Callable[[], float] = time.perf_counter) -> Iterator[None]:
         """Add the milliseconds the block takes, also when it raises. ``clock`` is in seconds."""

@@ -73,9 +73,8 @@ class TitanEmbedder:
         embedded = _in_parallel(self._embed, list(enumerate(texts)), self.parallel_calls, self.batch_seconds)
         return Embeddings([one.vector for one in embedded], sum(one.tokens for one in embedded))
 
-    def embed_query(self, text: str) -> Embedding:
-        refuse_unembeddable([text], _TITAN_CHARACTERS)
-        return self._embed((0, text))
+    def embed_queries(self, texts: Sequence[str]) -> Embeddings:
+        return self.embed_documents(texts)
 
     def count_tokens(self, text: str) -> None:
         return None
@@ -99,27 +98,26 @@ class CohereEmbedder:
     provider: str = PROVIDER
 
     def embed_documents(self, texts: Sequence[str]) -> Embeddings:
+        return self._embed_all(texts, "search_document")
+
+    def embed_queries(self, texts: Sequence[str]) -> Embeddings:
+        return self._embed_all(texts, "search_query")
+
+    def count_tokens(self, text: str) -> None:
+        return None
+
+    def _embed_all(self, texts: Sequence[str], input_type: str) -> Embeddings:
         refuse_unembeddable(texts, _COHERE_CHARACTERS)
         batches = [
             (first, texts[first : first + _COHERE_TEXTS_PER_CALL])
             for first in range(0, len(texts), _COHERE_TEXTS_PER_CALL)
         ]
-        embedded = _in_parallel(self._embed_documents, batches, self.parallel_calls, self.batch_seconds)
+        embedded = _in_parallel(
+            lambda batch: self._embed(*batch, input_type), batches, self.parallel_calls, self.batch_seconds
+        )
         return Embeddings(
             [vector for batch in embedded for vector in batch.vectors], sum(batch.tokens for batch in embedded)
         )
-
-    def embed_query(self, text: str) -> Embedding:
-        refuse_unembeddable([text], _COHERE_CHARACTERS)
-        embedded = self._embed(0, [text], "search_query")
-        return Embedding(embedded.vectors[0], embedded.tokens)
-
-    def count_tokens(self, text: str) -> None:
-        return None
-
-    def _embed_documents(self, batch: tuple[int, Sequence[str]]) -> Embeddings:
-        first, texts = batch
-        return self._embed(first, texts, "search_document")
 
     def _embed(self, first: int, texts: Sequence[str], input_type: str) -> Embeddings:
         request = {"texts": list(texts), "input_type": input_type, "truncate": "NONE"}

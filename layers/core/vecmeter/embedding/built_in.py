@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vecmeter.embedding.model import Embedding, Embeddings, refuse_unembeddable, unembeddable
+from vecmeter.embedding.model import Embeddings, refuse_unembeddable, unembeddable
 from vecmeter.errors import EmbedderUnavailableError, Violation
 
 if TYPE_CHECKING:
@@ -62,12 +62,11 @@ class BuiltInEmbedder:
             raise unembeddable(*faults)
         return Embeddings(vectors, tokens)
 
-    def embed_query(self, text: str) -> Embedding:
-        embedded = self.embed_documents([text])
-        return Embedding(embedded.vectors[0], embedded.tokens)
+    def embed_queries(self, texts: Sequence[str]) -> Embeddings:
+        return self.embed_documents(texts)
 
     def count_tokens(self, text: str) -> int:
-        """Exact; 0 for a text that ``embed_query`` refuses as not being Unicode."""
+        """Exact; 0 for a text that ``embed_queries`` refuses as not being Unicode."""
         try:
             return len(self.tokenizer.encode_batch_fast([text], add_special_tokens=False)[0].ids)
         except TypeError:

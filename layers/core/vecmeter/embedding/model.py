@@ -51,7 +51,9 @@ class Embedder(Protocol):
         """All of ``texts`` or none: no vector is returned when one of them cannot be embedded."""
         ...
 
-    def embed_query(self, text: str) -> Embedding: ...
+    def embed_queries(self, texts: Sequence[str]) -> Embeddings:
+        """The same for texts to search by, which some models embed in another way."""
+        ...
 
     def count_tokens(self, text: str) -> int | None:
         """The tokens ``text`` will be billed as, or None where only the provider knows: then estimate."""

@@ -10,8 +10,10 @@ from typing import Any
 
 from vecmeter.errors import InvalidRequestError, PayloadTooLargeError, Violation
 from vecmeter.settings import Settings
+from vecmeter.vectors.checks import has_nul
 from vecmeter.vectors.filters import compile_filter
-from vecmeter.vectors.records import metadata_bytes
+from vecmeter.vectors.model import FilterableField
+from vecmeter.vectors.write_input import compact_json
 
 
 def raise_if_any(violations: Sequence[Violation]) -> None:
@@ -53,7 +55,8 @@ def length_violations(path: str, text: str | None, limit: int) -> Iterator[Viola
 def metadata_violations(metadata: Mapping[str, Any], path: str, limit: int) -> Iterator[Violation]:
     """Metadata over its limit, or with what JSON or PostgreSQL cannot hold."""
     try:
-        size = metadata_bytes(metadata)
+        text = compact_json(metadata)
+        size = len(text.encode())
     except UnicodeEncodeError:
         yield Violation(path, "has a lone surrogate, which is not Unicode text")
         return
@@ -62,20 +65,13 @@ def metadata_violations(metadata: Mapping[str, Any], path: str, limit: int) -> I
         return
     if size > limit:
         yield Violation(path, f"is {size} bytes long; at most {limit} are allowed")
-    elif _has_nul(metadata):
+    elif "\\u0000" in text and has_nul(metadata):
         yield Violation(path, "has a character U+0000, which PostgreSQL cannot keep")
 
 
-def filter_violations(filter: Mapping[str, Any] | None) -> Iterator[Violation]:
+def filter_violations(filter: Mapping[str, Any] | None, fields: Sequence[FilterableField] = ()) -> Iterator[Violation]:
+    """What is wrong with a filter; ``fields``: those the collection declares filterable, where it is known."""
     try:
-        compile_filter(filter)
+        compile_filter(filter, fields)
     except InvalidRequestError as error:
         yield from error.violations
-
-
-def _has_nul(value: Any) -> bool:
-    if isinstance(value, str):
-        return "\x00" in value
-    if isinstance(value, dict):
-        return any(_has_nul(key) or _has_nul(part) for key, part in value.items())
-    return isinstance(value, list) and any(map(_has_nul, value))

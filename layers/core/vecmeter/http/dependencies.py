@@ -63,7 +63,7 @@ class Call:
         cost = Cost(
             tokens=tokens,
             vectors=vectors,
-            micro_usd=prices.micro_usd(operation, tokens=tokens, vectors=vectors),
+            micro_usd=prices.micro_usd(operation, tokens=tokens, vectors=vectors, searches=searches),
             searches=searches if operation is Operation.SEARCH else 0,
             writes=vectors if operation in WRITES else int(operation in (Operation.UPDATE, Operation.DELETE)),
         )

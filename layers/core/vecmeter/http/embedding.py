@@ -12,13 +12,15 @@ from vecmeter.telemetry import Metric, RequestMetrics
 from vecmeter.vectors.model import Collection
 
 
-def embed_query(collection: Collection, text: str, metrics: RequestMetrics) -> array[float]:
-    """The vector of a search text. Raises InvalidRequestError with the path ``text``."""
+def embed_queries(
+    collection: Collection, texts: Sequence[str], paths: Sequence[str], metrics: RequestMetrics
+) -> list[array[float]]:
+    """The vectors of search texts. Raises InvalidRequestError with the ``paths`` of those that cannot be embedded."""
     with metrics.timed(Metric.EMBEDDING_TIME):
         try:
-            return _embedder(collection, ["text"]).embed_query(text).vector
+            return _embedder(collection, paths).embed_queries(texts).vectors
         except InvalidRequestError as error:
-            raise with_paths(error, ["text"]) from None
+            raise with_paths(error, paths) from None
 
 
 def embed_documents(

@@ -31,6 +31,7 @@ from vecmeter.errors import (
     PayloadTooLargeError,
     ProjectNotFoundError,
 )
+from vecmeter.vectors.checks import are_ordinary
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 _NAME_HELP = "Letters, digits, '.', '_' and '-'; 1 to 63 characters, the first a letter or digit."
@@ -122,7 +123,7 @@ def _parse_numbers(value: Any) -> array[float]:
     if not numbers:
         raise ValueError("must not be empty")
     # A sum of float32 cannot overflow a double, so it is finite exactly when all of them are.
-    if not math.isfinite(sum(numbers)):
+    if not are_ordinary(numbers) and not math.isfinite(sum(numbers)):
         raise ValueError("holds NaN, infinity or a number beyond float32")
     return numbers
 
@@ -203,7 +204,14 @@ Text = Annotated[str, AfterValidator(_storable)]
 VectorId = Annotated[str, AfterValidator(_storable), Field(min_length=1)]
 Namespace = Annotated[str, AfterValidator(_storable)]
 Metadata = Annotated[dict[str, Any], Field(description="Any JSON object.")]
-Filter = Annotated[dict[str, Any], Field(description='Equality over metadata: {"field": value}; all must hold.')]
+Filter = Annotated[
+    dict[str, Any],
+    Field(
+        description='A predicate over metadata: {"field": value} or {"field": {"$gt": value}}; all must hold. '
+        "Operators: $eq $ne $gt $gte $lt $lte $in $nin $exists $contains $and $or $not; see docs/filters.md.",
+        examples=[{"kind": "invoice", "amount": {"$gte": 100}}],
+    ),
+]
 OptionalFilter = Annotated[Filter | None, Field(validation_alias=AliasChoices("filter", "metadata_filter"))]
 Moment = Annotated[
     AwareDatetime,

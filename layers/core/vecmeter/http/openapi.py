@@ -152,6 +152,8 @@ def _limits(settings: Settings) -> dict[tuple[str, str], dict[str, Any]]:
     return {
         ("CollectionBody", "dimension"): {"maximum": settings.max_dimension},
         ("SearchBody", "top_k"): {"maximum": settings.max_top_k},
+        ("RecallBody", "top_k"): {"maximum": settings.max_top_k - 1},
+        ("RecallBody", "namespace"): name,
         ("SearchBody", "text"): {"maxLength": settings.max_query_characters},
         ("SearchBody", "id"): name,
         ("BatchBody", "vectors"): ids,
@@ -163,8 +165,10 @@ def _limits(settings: Settings) -> dict[tuple[str, str], dict[str, Any]]:
         ("PutBody", "document"): document,
         ("PutBody", "metadata"): metadata,
         ("PatchBody", "set"): metadata,
+        ("PatchBody", "document"): document,
+        ("UpdateBody", "set"): metadata,
         **{(body, "namespace"): name for body in ("SearchBody", "BatchBody", "FetchBody", "DeleteBody", "VectorBody")},
-        **{(body, "namespace"): name for body in ("PutBody", "PatchBody")},
+        **{(body, "namespace"): name for body in ("PutBody", "PatchBody", "UpdateBody")},
     }
 
 

@@ -112,7 +112,7 @@ def problem_of(
     extra: dict[str, Any] = {"committed": True} if committed and status >= 500 else {}
     headers = rate_limit_headers(limits, now)
     violations: tuple[Violation, ...] = ()
-    if isinstance(error, errors.InvalidRequestError):
+    if isinstance(error, errors.InvalidRequestError | errors.VersionConflictError):
         violations = error.violations
     if isinstance(error, errors.AuthenticationError):
         headers["WWW-Authenticate"] = "Bearer"

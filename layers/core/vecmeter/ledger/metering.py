@@ -260,7 +260,9 @@ class Hold:
             requests=demand.cost.requests,
             tokens=tokens,
             vectors=vectors,
-            micro_usd=self._prices.micro_usd(demand.operation, tokens=tokens, vectors=vectors),
+            micro_usd=self._prices.micro_usd(
+                demand.operation, tokens=tokens, vectors=vectors, searches=max(1, demand.cost.searches)
+            ),
         )
 
     def settle(self, outcome: Outcome) -> bool:

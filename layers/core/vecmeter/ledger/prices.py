@@ -75,11 +75,11 @@ class PriceList:
     def numbered(self, number: int) -> PriceList:
         return self
 
-    def micro_usd(self, operation: Operation, *, tokens: int = 0, vectors: int = 0) -> int:
-        """The price of one request of ``operation`` with so many tokens and vectors written, in micro-USD."""
+    def micro_usd(self, operation: Operation, *, tokens: int = 0, vectors: int = 0, searches: int = 1) -> int:
+        """The price of one request of ``operation`` with so many tokens, vectors written or searches, in micro-USD."""
         if operation is Operation.ADMIN:
             return 0
-        base = self.search if operation is Operation.SEARCH else self.request
+        base = searches * self.search if operation is Operation.SEARCH else self.request
         written = vectors if operation in (Operation.ADD, Operation.UPSERT, Operation.UPDATE) else 0
         millionths = base + written * self.vector_written + tokens * self.token
         return -(-millionths // _MILLION)

@@ -6,62 +6,33 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, LiteralString, TypeVar
 
 from psycopg import errors as pg
-from psycopg.rows import RowMaker, class_row
+from psycopg.rows import class_row
 
-from vecmeter.errors import CollectionExistsError, CollectionNotFoundError, InvalidRequestError
-from vecmeter.vectors import stock
+from vecmeter.errors import (
+    CollectionExistsError,
+    CollectionNotFoundError,
+    DatabaseUnavailableError,
+    InvalidRequestError,
+)
+from vecmeter.vectors import definitions, field_indexes, stock, texts
 from vecmeter.vectors.checks import check_index
 from vecmeter.vectors.connection import Connection, Database
-from vecmeter.vectors.model import (
-    Collection,
-    EmbedderDefinition,
-    IndexDefinition,
-    IndexType,
-    Metric,
-    Storage,
-)
+from vecmeter.vectors.definitions import DEFAULTS, DEFINITION_SECONDS, Options
+from vecmeter.vectors.model import Collection, EmbedderDefinition, IndexDefinition, Metric
 from vecmeter.vectors.stock import CollectionLimits
-from vecmeter.vectors.tables import CREATE_TABLES, DROP_TABLES, MAINTENANCE_LOCK, SCHEMA, hnsw_name, statement
-from vecmeter.vectors.terms import FREE, Terms
+from vecmeter.vectors.tables import CREATE_TABLES, CREATE_TEXTS, DROP_TABLES, MAINTENANCE_LOCK, SCHEMA, statement
+from vecmeter.vectors.terms import FREE, DefinitionChanged, Terms
 
 T = TypeVar("T")
 
-# How long an instance may believe a definition. A collection that was dropped shows itself at once, because its
-# tables are gone; what may be late for so long is only that an index became ready.
-DEFINITION_SECONDS = 30.0
-
-_COLUMNS: LiteralString = """
-    c.collection_id, c.project_id, c.name, c.dimension, c.metric, c.index_type, c.index_m, c.index_ef_construction,
-    c.index_storage, c.embedder_provider, c.embedder_model, c.created_at,
-    coalesce(i.indisvalid, false) AS index_ready, 'vector'::regtype::oid::bigint AS vector_oid
-    FROM vecmeter.collections c
-    LEFT JOIN pg_index i
-        ON i.indexrelid = to_regclass('vecmeter.vectors_' || c.collection_id || '_hnsw')
-"""
-# One definition, with whether its index may be used.
-_GET: LiteralString = "SELECT " + _COLUMNS + " WHERE c.project_id = %(project_id)s AND c.name = %(name)s"
-# A page of a project's definitions, by name.
-_LIST: LiteralString = (
-    "SELECT " + _COLUMNS + " WHERE c.project_id = %(project_id)s AND c.name > %(after)s ORDER BY c.name LIMIT %(limit)s"
-)
-# Every definition there is, for maintenance.
-_LIST_ALL: LiteralString = "SELECT " + _COLUMNS + " ORDER BY c.collection_id"
-_INSERT: LiteralString = """
-    INSERT INTO vecmeter.collections (
-        project_id, name, dimension, metric, index_type, index_m, index_ef_construction, index_storage,
-        embedder_provider, embedder_model
-    ) VALUES (
-        %(project_id)s, %(name)s, %(dimension)s, %(metric)s, %(index_type)s, %(m)s, %(ef_construction)s, %(storage)s,
-        %(provider)s, %(model)s
-    )
-"""
-_DELETE: LiteralString = "DELETE FROM vecmeter.collections WHERE collection_id = %(collection_id)s"
 # The receipt of a change of definitions; first in its transaction, so that a repetition fails before it does a thing.
 _RECEIPT: LiteralString = "INSERT INTO vecmeter.receipts (receipt_id, answer) VALUES (%s, '{}')"
+# Each try follows a definition that was changed since it was read.
+_MOST_TRIES = 5
 # Whoever maintains the collection holds its tables, possibly for hours: dropping makes the work needless.
 _STOP_MAINTENANCE: LiteralString = """
     SELECT pg_cancel_backend(l.pid) FROM pg_locks l JOIN pg_database d ON d.oid = l.database
@@ -78,21 +49,24 @@ _SET_LIMITS: LiteralString = """
     WHERE project_id = %(project_id)s AND name = %(name)s
     RETURNING max_vectors, max_storage_bytes
 """
-# The exact number of vectors, their bytes as limits count them, and those of both tables with their indexes.
+# The exact number of vectors, their bytes as limits count them, and those of all tables with their indexes.
 _SIZE: LiteralString = """
-    SELECT (SELECT count(*) FROM {records}) AS count,
+    SELECT (SELECT count(*) FROM {records}) - (SELECT count(*) FROM {records} WHERE expires_at <= now()) AS count,
            (SELECT bytes FROM vecmeter.stock WHERE collection_id = {collection_id})
            + (SELECT coalesce(sum(bytes), 0)::bigint FROM vecmeter.stock_changes WHERE collection_id = {collection_id})
            AS stored_bytes,
-           pg_total_relation_size(%(records)s::regclass) + pg_total_relation_size(%(vectors)s::regclass) AS bytes,
-           coalesce((SELECT pg_relation_size(to_regclass(%(hnsw)s))), 0) AS index_bytes
+           pg_total_relation_size(%(records)s::regclass) + pg_total_relation_size(%(vectors)s::regclass)
+           + coalesce(pg_total_relation_size(to_regclass(%(texts)s)), 0) AS bytes,
+           (SELECT coalesce(sum(pg_relation_size(to_regclass(
+                'vecmeter.vectors_' || h.collection_id || '_hnsw_' || h.index_id
+            ))), 0)::bigint FROM vecmeter.hnsw_indexes h WHERE h.collection_id = {collection_id}) AS index_bytes
 """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CollectionSize:
     """Exact number of vectors; their bytes as limits count them (``stock.RECORD_BYTES``); bytes on disk, indexes
-    included; bytes of the HNSW index alone.
+    included; bytes of the HNSW indexes alone.
     """
 
     count: int
@@ -112,27 +86,27 @@ class Collections:
     def use(self, project_id: str, name: str, work: Callable[[Collection], T], *, fresh: bool = False) -> T:
         """Do ``work`` with the collection's definition, remembered or ``fresh``.
 
-        A remembered definition may be of a collection that was dropped since, and made again under its name: then its
-        tables are gone, or a request is refused that the new one takes. The definition is then read again, and the
-        work repeated if it is another one.
+        A remembered definition may be of a collection that was changed since, or dropped and made again under its
+        name: then tables are gone, or a request is refused that the new one takes. The definition is then read again,
+        and the work repeated if it is another one.
 
         Raises:
             CollectionNotFoundError: there is none.
+            DatabaseUnavailableError: it is changed again and again.
         """
         if fresh:
             self._remembered.pop((project_id, name), None)
-        believed = self.get(project_id, name)
-        try:
-            return work(believed)
-        except (pg.UndefinedTable, InvalidRequestError) as error:
-            self._remembered.pop((project_id, name), None)
-            current = self.get(project_id, name)
-            if current.collection_id == believed.collection_id and isinstance(error, InvalidRequestError):
-                raise
-        try:
-            return work(current)
-        except pg.UndefinedTable:
-            raise _missing(name) from None
+        for _ in range(_MOST_TRIES):
+            believed = self.get(project_id, name)
+            try:
+                return work(believed)
+            except (pg.UndefinedTable, DefinitionChanged):
+                self._remembered.pop((project_id, name), None)
+            except InvalidRequestError:
+                self._remembered.pop((project_id, name), None)
+                if self.get(project_id, name) == believed:
+                    raise
+        raise DatabaseUnavailableError(f"Collection {name!r} is being changed; try again shortly.")
 
     def get(self, project_id: str, name: str) -> Collection:
         """The definition, at most ``DEFINITION_SECONDS`` old."""
@@ -140,7 +114,7 @@ class Collections:
         now = self._monotonic()
         if remembered is not None and now - remembered[0] < DEFINITION_SECONDS:
             return remembered[1]
-        collection = self._database.run(lambda connection: _one(connection, project_id, name))
+        collection = self._database.run(lambda connection: definitions.find(connection, project_id, name))
         if collection is None:
             self._remembered.pop((project_id, name), None)
             raise _missing(name)
@@ -149,11 +123,10 @@ class Collections:
 
     def page(self, project_id: str, *, after: str, limit: int) -> list[Collection]:
         """Up to ``limit`` definitions of a project whose names come after ``after``."""
-        parameters = {"project_id": project_id, "after": after, "limit": limit}
-        return self._database.run(lambda c: c.cursor(row_factory=_collection_row).execute(_LIST, parameters).fetchall())
+        return self._database.run(lambda c: definitions.read_page(c, project_id, after=after, limit=limit))
 
     def list_all(self) -> list[Collection]:
-        return self._database.run(lambda c: c.cursor(row_factory=_collection_row).execute(_LIST_ALL).fetchall())
+        return self._database.run(definitions.read_all)
 
     def create(
         self,
@@ -164,6 +137,7 @@ class Collections:
         metric: Metric,
         index: IndexDefinition,
         embedder: EmbedderDefinition | None,
+        options: Options = DEFAULTS,
         on: Terms = FREE,
     ) -> Collection:
         """Create a collection with its tables, in one transaction.
@@ -172,36 +146,61 @@ class Collections:
             CollectionExistsError: the project has one of that name.
             AnsweredBefore, LimitExceededError: the terms say no.
         """
-        parameters = {
-            "project_id": project_id,
-            "name": name,
-            "dimension": dimension,
-            "metric": metric.value,
-            "index_type": index.type.value,
-            "m": index.m,
-            "ef_construction": index.ef_construction,
-            "storage": index.storage.value,
-            "provider": embedder.provider if embedder else None,
-            "model": embedder.model if embedder else None,
-        }
 
         def work(connection: Connection, receipt: uuid.UUID) -> list[int]:
             with _once(connection, receipt, on) as answers:
                 connection.execute(_RECEIPT, [receipt])
                 try:
-                    connection.execute(_INSERT, parameters)
+                    definitions.insert(
+                        connection,
+                        project_id,
+                        name,
+                        dimension=dimension,
+                        metric=metric,
+                        index=index,
+                        embedder=embedder,
+                        options=options,
+                    )
                 except pg.UniqueViolation:
                     raise CollectionExistsError(f"Collection {name!r} exists already.") from None
                 stock.enforce_collections(connection, project_id, on.limits)
-                collection = _one(connection, project_id, name)
+                collection = definitions.find(connection, project_id, name)
                 assert collection is not None, "inserted in this transaction"
-                connection.execute(statement(CREATE_TABLES, collection))
+                _create_tables(connection, collection)
                 stock.begin(connection, collection)
                 answers.append(collection)
             return []
 
-        if violation := check_index(dimension, index):
-            raise InvalidRequestError(f"{violation.path} {violation.message}.", (violation,))
+        _check_index(dimension, index)
+        self._database.write(work)
+        self._remembered.pop((project_id, name), None)
+        return self.get(project_id, name)
+
+    def change(
+        self, project_id: str, name: str, alter: Callable[[Collection], Collection], on: Terms = FREE
+    ) -> Collection:
+        """Change a definition; ``alter`` makes the new one of the old one. Indexes follow by maintenance.
+
+        Raises:
+            CollectionNotFoundError: there is none.
+            InvalidRequestError: there can be no such collection.
+            AnsweredBefore: the terms say no.
+        """
+
+        def work(connection: Connection, receipt: uuid.UUID) -> list[int]:
+            with _once(connection, receipt, on) as answers:
+                connection.execute(_RECEIPT, [receipt])
+                before = definitions.lock(connection, project_id, name)
+                if before is None:
+                    raise _missing(name)
+                after = alter(before)
+                _check_index(after.dimension, after.index)
+                if after.text_search != before.text_search:
+                    after = replace(after, texts_ready=texts.change_language(connection, after))
+                definitions.update(connection, after)
+                answers.append(after)
+            return []
+
         self._database.write(work)
         self._remembered.pop((project_id, name), None)
         return self.get(project_id, name)
@@ -217,10 +216,10 @@ class Collections:
         def work(connection: Connection, receipt: uuid.UUID) -> list[int]:
             with _once(connection, receipt, on) as answers:
                 connection.execute(_RECEIPT, [receipt])
-                collection = _one(connection, project_id, name)
+                collection = definitions.lock(connection, project_id, name)
                 if collection is None:
                     raise _missing(name)
-                connection.execute(_DELETE, {"collection_id": collection.collection_id})
+                definitions.delete(connection, collection)
                 connection.execute(_STOP_MAINTENANCE, [MAINTENANCE_LOCK, collection.collection_id])
                 connection.execute(statement(DROP_TABLES, collection))
                 stock.forget(connection, collection)
@@ -263,7 +262,7 @@ class Collections:
         parameters = {
             "records": f"{SCHEMA}.records_{number}",
             "vectors": f"{SCHEMA}.vectors_{number}",
-            "hnsw": f"{SCHEMA}.{hnsw_name(number)}",
+            "texts": f"{SCHEMA}.texts_{number}",
         }
 
         def work(connection: Connection) -> CollectionSize:
@@ -287,28 +286,17 @@ def _once(connection: Connection, receipt: uuid.UUID, on: Terms) -> Iterator[lis
             on.once.keep(connection, answers[0])
 
 
-def _one(connection: Connection, project_id: str, name: str) -> Collection | None:
-    cursor = connection.cursor(row_factory=_collection_row)
-    return cursor.execute(_GET, {"project_id": project_id, "name": name}).fetchone()
+def _create_tables(connection: Connection, collection: Collection) -> None:
+    connection.execute(statement(CREATE_TABLES, collection))
+    if collection.text_search is not None:
+        connection.execute(statement(CREATE_TEXTS, collection))
+    for field in field_indexes.indexed_fields(collection):
+        connection.execute(field_indexes.create_index(collection, field))
 
 
-def _collection_row(cursor: Any) -> RowMaker[Collection]:
-    names = [column.name for column in cursor.description or ()]
-
-    def make(values: Any) -> Collection:
-        row = dict(zip(names, values, strict=True))
-        provider, model = row.pop("embedder_provider"), row.pop("embedder_model")
-        index = IndexDefinition(
-            type=IndexType(row.pop("index_type")),
-            m=row.pop("index_m"),
-            ef_construction=row.pop("index_ef_construction"),
-            storage=Storage(row.pop("index_storage")),
-        )
-        row["metric"] = Metric(row["metric"])
-        embedder = EmbedderDefinition(provider=provider, model=model) if provider else None
-        return Collection(**row, index=index, embedder=embedder)
-
-    return make
+def _check_index(dimension: int, index: IndexDefinition) -> None:
+    if violation := check_index(dimension, index):
+        raise InvalidRequestError(f"{violation.path} {violation.message}.", (violation,))
 
 
 def _missing(name: str) -> CollectionNotFoundError:

@@ -9,7 +9,7 @@ import threading
 import time
 import uuid
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from struct import pack
 from typing import TYPE_CHECKING, Any, LiteralString, TypeVar
@@ -50,12 +50,16 @@ _END_IDLE_TRANSACTIONS = "-c idle_in_transaction_session_timeout=5000"
 _READ_RECEIPT: LiteralString = "SELECT answer FROM vecmeter.receipts WHERE receipt_id = %s"
 
 
+_TEXT_OID = 25
+_NULL = pack(">i", -1)
+
+
 class PackedVector(bytes):
     """One vector in pgvector's binary form."""
 
 
-class PackedVectors(bytes):
-    """An array of vectors in PostgreSQL's binary form."""
+class PackedArray(bytes):
+    """A one-dimensional array in PostgreSQL's binary form (array_recv): as text each item would be quoted."""
 
 
 class _PackedDumper(Dumper):
@@ -73,14 +77,32 @@ def pack_vector(numbers: array[float]) -> PackedVector:
     return PackedVector(pack(">HH", len(numbers), 0) + _big_endian(numbers))
 
 
-def pack_vectors(vectors: Sequence[array[float]], vector_oid: int) -> PackedVectors:
-    """A one-dimensional array of vectors (PostgreSQL's array_recv); its header names the element's type."""
-    parts = [pack(">iiIii", 1, 0, vector_oid, len(vectors), 1)]
+def pack_vectors(vectors: Sequence[array[float]], vector_oid: int) -> PackedArray:
+    joined = array("f")
     for numbers in vectors:
-        packed = pack_vector(numbers)
-        parts.append(pack(">i", len(packed)))
-        parts.append(packed)
-    return PackedVectors(b"".join(parts))
+        joined.extend(numbers)
+    data = memoryview(_big_endian(joined))
+    parts: list[bytes | memoryview] = [_array_header(vector_oid, len(vectors))]
+    end = 0
+    for numbers in vectors:
+        start, end = end, end + 4 * len(numbers)
+        parts.append(pack(">iHH", end - start + 4, len(numbers), 0))
+        parts.append(data[start:end])
+    return PackedArray(b"".join(parts))
+
+
+def pack_texts(texts: Iterable[str | None]) -> PackedArray:
+    packed = [_NULL if text is None else _sized(text.encode()) for text in texts]
+    return PackedArray(_array_header(_TEXT_OID, len(packed)) + b"".join(packed))
+
+
+def _array_header(oid: int, count: int) -> bytes:
+    """One dimension, no flags, the type of the items, how many, counted from 1."""
+    return pack(">iiIii", 1, 0, oid, count, 1)
+
+
+def _sized(content: bytes) -> bytes:
+    return pack(">i", len(content)) + content
 
 
 def _big_endian(numbers: array[float]) -> bytes:
@@ -275,7 +297,7 @@ class Database:
 def configure(connection: Connection) -> None:
     """What every connection needs: our binary parameters."""
     connection.adapters.register_dumper(PackedVector, _PackedDumper)
-    connection.adapters.register_dumper(PackedVectors, _PackedDumper)
+    connection.adapters.register_dumper(PackedArray, _PackedDumper)
 
 
 @contextmanager

@@ -1,121 +1,142 @@
 """Filters: a JSON predicate over metadata, compiled to SQL with parameters.
 
-A filter is an object whose entries must all hold: ``{"field": value}``, ``{"field": {"$eq": value}}`` or
-``{"$and": [filter, ...]}``. Comparison is strict about types: ``true`` is not 1 and ``"1"`` is not 1. A missing
-field equals nothing, ``null`` neither.
+A filter is an object whose entries must all hold: ``{"field": value}``, ``{"field": {"$gt": value, ...}}``,
+``{"$and": [filter, ...]}``, ``{"$or": [filter, ...]}``, ``{"$not": filter}``. What each operator asks for is in
+``filter_operators``, and for users in docs/filters.md.
+
+A comparison with a missing field is NULL in SQL. Every negation is therefore ``IS NOT TRUE``: so a filter is TRUE for
+exactly what passes, however deep its negations are, and never mind whether it is false or NULL for the rest.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, LiteralString
 
 from vecmeter.errors import InvalidRequestError, Violation
+from vecmeter.vectors.checks import unstorable
+from vecmeter.vectors.filter_operators import OPERATORS, Comparison, Condition
+from vecmeter.vectors.model import FieldType, FilterableField
 
 MAX_DEPTH = 16
 MAX_CONDITIONS = 256
+# Of a field's name in the path of what is wrong: names may be as long as requests.
+_SHOWN = 100
+
+# What holds of several filters, by the operator that takes a list of them.
+_JOINED: Mapping[str, LiteralString] = {"$and": " AND ", "$or": " OR "}
+_NOT = "$not"
 
 
 @dataclass(frozen=True, slots=True)
 class CompiledFilter:
-    """A boolean SQL expression over ``r.metadata`` and the values of its named parameters ``filter_0``, ..."""
+    """An SQL expression over ``r.metadata`` that is TRUE for what passes, and NULL or false for all else.
+
+    ``parameters``: the values of its named parameters ``filter_0``, ...
+    """
 
     expression: LiteralString
-    parameters: dict[str, str]
+    parameters: dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Condition:
-    """One comparison; each ``%s`` of the expression stands for the next parameter."""
+def compile_filter(filter: Mapping[str, Any] | None, fields: Sequence[FilterableField] = ()) -> CompiledFilter | None:
+    """The SQL of a filter; None for one that lets everything through: None and ``{}``.
 
-    expression: LiteralString
-    parameters: tuple[str, ...]
-
-
-def _equals(field: str, value: Any) -> Condition:
-    wanted = json.dumps({field: value}, ensure_ascii=False, allow_nan=False)
-    # @> is what the index on metadata answers; for a list or an object it also holds for a larger one.
-    if isinstance(value, (list, dict)):
-        exact = json.dumps(value, ensure_ascii=False, allow_nan=False)
-        return Condition("r.metadata @> %s::jsonb AND r.metadata -> %s = %s::jsonb", (wanted, field, exact))
-    return Condition("r.metadata @> %s::jsonb", (wanted,))
-
-
-OPERATORS: Mapping[str, Callable[[str, Any], Condition]] = {"$eq": _equals}
-
-
-def compile_filter(filter: Mapping[str, Any] | None) -> CompiledFilter | None:
-    """The SQL of a filter; None for one that lets everything through.
+    ``fields``: those the collection declares filterable; how they are compared is what their indexes answer.
 
     Raises:
         InvalidRequestError: naming the path of what is wrong.
     """
     if not filter:
         return None
-    conditions = list(_conditions(filter, "filter", 1))
-    if len(conditions) > MAX_CONDITIONS:
-        raise _invalid("filter", f"has {len(conditions)} conditions; at most {MAX_CONDITIONS} are allowed")
-    if not conditions:
-        return None
-    expression: LiteralString = " AND ".join([f"({condition.expression})" for condition in conditions])
-    values = [value for condition in conditions for value in condition.parameters]
-    names = [f"filter_{index}" for index in range(len(values))]
-    for name in names:
-        expression = expression.replace("%s", f"%({name})s", 1)
-    return CompiledFilter(expression, dict(zip(names, values, strict=True)))
+    return _Compilation(fields).compile(filter)
 
 
-def _conditions(filter: Any, path: str, depth: int) -> Iterator[Condition]:
-    if not isinstance(filter, Mapping):
-        raise _invalid(path, "must be an object")
-    if depth > MAX_DEPTH:
-        raise _invalid(path, f"is nested deeper than {MAX_DEPTH} levels")
-    for name, value in filter.items():
-        if name == "$and":
-            if not isinstance(value, list) or not value:
-                raise _invalid(f"{path}.$and", "must be a list of filters that is not empty")
-            for index, part in enumerate(value):
-                yield from _conditions(part, f"{path}.$and.{index}", depth + 1)
-        elif name.startswith("$"):
-            raise _invalid(f"{path}.{name}", f"is not an operator known here; known: {_known()}")
-        elif isinstance(value, Mapping) and any(key.startswith("$") for key in value):
-            yield from _comparisons(name, value, f"{path}.{name}")
-        else:
-            yield _condition("$eq", name, value, f"{path}.{name}")
+class _Compilation:
+    """One filter on its way to SQL: the parameters and the number of conditions so far."""
+
+    def __init__(self, fields: Sequence[FilterableField]) -> None:
+        self._types: dict[str, FieldType] = {field.field: field.type for field in fields}
+        self._parameters: dict[str, Any] = {}
+        self._conditions = 0
+
+    def compile(self, filter: Mapping[str, Any]) -> CompiledFilter:
+        expression = self._filter(filter, "filter", 1)
+        if self._conditions > MAX_CONDITIONS:
+            raise _invalid("filter", f"has {self._conditions} conditions; at most {MAX_CONDITIONS} are allowed")
+        return CompiledFilter(expression, self._parameters)
+
+    def _filter(self, filter: Any, path: str, depth: int) -> LiteralString:
+        if not isinstance(filter, Mapping) or not filter:
+            raise _invalid(path, "must be an object that is not empty")
+        if depth > MAX_DEPTH:
+            raise _invalid(path, f"is nested deeper than {MAX_DEPTH} levels")
+        return _joined(" AND ", self._entries(filter, path, depth))
+
+    def _entries(self, filter: Mapping[str, Any], path: str, depth: int) -> Iterator[LiteralString]:
+        for name, value in filter.items():
+            at = f"{path}.{name[:_SHOWN]}"
+            if name in _JOINED:
+                if not isinstance(value, list) or not value:
+                    raise _invalid(at, "must be a list of filters that is not empty")
+                parts = (self._filter(part, f"{at}.{index}", depth + 1) for index, part in enumerate(value))
+                yield _joined(_JOINED[name], parts)
+            elif name == _NOT:
+                yield _negated(self._filter(value, at, depth + 1))
+            elif name.startswith("$"):
+                raise _invalid(at, f"is no operator on filters; known: {', '.join([*_JOINED, _NOT])}")
+            elif isinstance(value, Mapping) and any(key.startswith("$") for key in value):
+                yield self._comparisons(name, value, at, depth)
+            else:
+                yield self._condition("$eq", name, value, at)
+
+    def _comparisons(self, field: str, comparisons: Any, path: str, depth: int) -> LiteralString:
+        if not isinstance(comparisons, Mapping) or not comparisons:
+            raise _invalid(path, "must be an object of comparisons that is not empty")
+        if depth > MAX_DEPTH:
+            raise _invalid(path, f"is nested deeper than {MAX_DEPTH} levels")
+        parts = []
+        for operator, value in comparisons.items():
+            at = f"{path}.{operator[:_SHOWN]}"
+            if operator == _NOT:
+                parts.append(_negated(self._comparisons(field, value, at, depth + 1)))
+            elif operator in OPERATORS:
+                parts.append(self._condition(operator, field, value, at))
+            else:
+                raise _invalid(at, f"is no operator on fields; known: {', '.join([*OPERATORS, _NOT])}")
+        return _joined(" AND ", parts)
+
+    def _condition(self, name: str, field: str, value: Any, path: str) -> LiteralString:
+        operator = OPERATORS[name]
+        comparison = Comparison(field, self._types.get(field), value)
+        if fault := unstorable([field, value]) or operator.refuses(comparison):
+            raise _invalid(path, fault)
+        self._conditions += 1
+        expression = self._with_parameters(operator.compile(comparison), field)
+        return _negated(expression) if operator.negated else expression
+
+    def _with_parameters(self, condition: Condition, field: str) -> LiteralString:
+        expression = condition.expression.replace("[metadata]", "r.metadata")
+        if "[field]" in expression:
+            expression = expression.replace("[field]", self._parameter(field) + "::text")
+        for value in condition.values:
+            expression = expression.replace("[value]", self._parameter(value), 1)
+        return "(" + expression + ")"
+
+    def _parameter(self, value: Any) -> LiteralString:
+        name = f"filter_{len(self._parameters)}"
+        self._parameters[name] = value
+        return f"%({name})s"
 
 
-def _comparisons(field: str, comparisons: Mapping[str, Any], path: str) -> Iterator[Condition]:
-    for operator, value in comparisons.items():
-        if operator not in OPERATORS:
-            raise _invalid(f"{path}.{operator}", f"is not an operator known here; known: {_known()}")
-        yield _condition(operator, field, value, f"{path}.{operator}")
+def _joined(operator: LiteralString, parts: Iterable[LiteralString]) -> LiteralString:
+    whole = list(parts)
+    return whole[0] if len(whole) == 1 else "(" + operator.join(whole) + ")"
 
 
-def _condition(operator: str, field: str, value: Any, path: str) -> Condition:
-    try:
-        condition = OPERATORS[operator](field, value)
-        for text in condition.parameters:
-            text.encode()
-        has_nul = _has_nul([field, value])
-    except (ValueError, RecursionError) as error:
-        raise _invalid(path, "is not a JSON value, or is nested too deep") from error
-    if has_nul:
-        raise _invalid(path, "has a character U+0000, which PostgreSQL cannot keep")
-    return condition
-
-
-def _has_nul(value: Any) -> bool:
-    if isinstance(value, str):
-        return "\x00" in value
-    if isinstance(value, Mapping):
-        return any(_has_nul(key) or _has_nul(part) for key, part in value.items())
-    return isinstance(value, list) and any(map(_has_nul, value))
-
-
-def _known() -> str:
-    return ", ".join(["$and", *OPERATORS])
+def _negated(expression: LiteralString) -> LiteralString:
+    return "(" + expression + " IS NOT TRUE)"
 
 
 def _invalid(path: str, message: str) -> InvalidRequestError:

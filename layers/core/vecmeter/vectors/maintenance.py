@@ -18,23 +18,17 @@ from typing import Any, LiteralString
 
 import psycopg
 from psycopg import errors as pg
-from psycopg import sql
 from psycopg.rows import class_row, dict_row
 from psycopg.types.json import Jsonb
 
-from vecmeter.vectors import stock
+from vecmeter.errors import VecmeterError
+from vecmeter.vectors import definitions, stock
 from vecmeter.vectors.collections import Collections, CollectionSize
 from vecmeter.vectors.connection import KEEPALIVE, Connection, translate
-from vecmeter.vectors.model import Collection, IndexType
-from vecmeter.vectors.tables import (
-    CREATE_HNSW,
-    MAINTENANCE_LOCK,
-    SCHEMA,
-    hnsw_name,
-    indexed_expression,
-    statement,
-    table_names,
-)
+from vecmeter.vectors.expiry import sweep_expired
+from vecmeter.vectors.index_builds import IndexBuilds, drop_invalid
+from vecmeter.vectors.model import Collection
+from vecmeter.vectors.tables import MAINTENANCE_LOCK, statement, table_names
 
 _logger = logging.getLogger("vecmeter.maintenance")
 
@@ -53,8 +47,7 @@ RUNS_KEPT = timedelta(days=90)
 _TRY_LOCK: LiteralString = "SELECT pg_try_advisory_lock(%s, %s)"
 _UNLOCK: LiteralString = "SELECT pg_advisory_unlock(%s, %s)"
 _VACUUM: LiteralString = "VACUUM (ANALYZE) {records}, {vectors}"
-_REINDEX: LiteralString = "REINDEX INDEX CONCURRENTLY vecmeter.{hnsw}"
-_ANALYZE: LiteralString = "ANALYZE {vectors}"
+_VACUUM_TEXTS: LiteralString = "VACUUM (ANALYZE) {texts}"
 # What nobody will ask for again; a receipt's number begins with its time.
 _FORGET_RECEIPTS: LiteralString = "DELETE FROM vecmeter.receipts WHERE receipt_id < %s"
 _FORGET_RUNS: LiteralString = "DELETE FROM vecmeter.maintenance_runs WHERE started_at < %s"
@@ -62,16 +55,10 @@ _FORGET_ANSWERS: LiteralString = "DELETE FROM vecmeter.idempotency_keys WHERE ke
 _VACUUM_RECEIPTS: LiteralString = (
     "VACUUM (ANALYZE) vecmeter.receipts, vecmeter.stock, vecmeter.stock_changes, vecmeter.idempotency_keys"
 )
-# Dead rows of both tables as the statistics system knows them.
+# Dead rows of all tables as the statistics system knows them.
 _DEAD_TUPLES: LiteralString = """
     SELECT coalesce(sum(n_dead_tup), 0)::bigint AS dead_tuples
     FROM pg_stat_user_tables WHERE schemaname = 'vecmeter' AND relname = ANY(%(tables)s)
-"""
-_COUNT_UP_TO: LiteralString = "SELECT count(*) FROM (SELECT FROM {vectors} LIMIT %s) found"
-# Leftovers of interrupted builds: invalid indexes on the collection's vectors.
-_INVALID_INDEXES: LiteralString = """
-    SELECT c.relname FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
-    WHERE i.indrelid = to_regclass(%(table)s) AND NOT i.indisvalid
 """
 _INDEX_STATS: LiteralString = """
     SELECT s.indexrelname AS index_name, s.relname AS table_name, pg_relation_size(s.indexrelid) AS bytes,
@@ -132,10 +119,10 @@ class IndexStats:
 class Maintenance:
     """The tasks on PostgreSQL, each over some collections. Figures are plain values, ready for JSON."""
 
-    def __init__(self, dsn: Callable[[], str], collections: Collections, index_threshold: int) -> None:
+    def __init__(self, dsn: Callable[[], str], collections: Collections, builds: IndexBuilds) -> None:
         self._dsn = dsn
         self._collections = collections
-        self._index_threshold = index_threshold
+        self._builds = builds
 
     def select(self, project_id: str | None = None, name: str | None = None) -> list[Collection]:
         """The collections a task is about: all, those of a project, or one. Raises CollectionNotFoundError."""
@@ -149,6 +136,8 @@ class Maintenance:
         def vacuum(connection: Connection, collection: Collection) -> dict[str, Any]:
             before = _dead_tuples(connection, collection)
             connection.execute(statement(_VACUUM, collection))
+            if collection.text_search is not None:
+                connection.execute(statement(_VACUUM_TEXTS, collection))
             return {"dead_tuples_before": before, "dead_tuples_after": _dead_tuples(connection, collection)}
 
         return self._each(collections, vacuum)
@@ -157,36 +146,30 @@ class Maintenance:
         """Rebuild the HNSW indexes there are; the old one answers until the new one is ready."""
 
         def reindex(connection: Connection, collection: Collection) -> dict[str, Any]:
-            dropped = _drop_invalid_indexes(connection, collection)
-            if not _has_index(connection, collection):
+            dropped = drop_invalid(connection, collection)
+            if not collection.hnsw:
                 return {"action": "none", "reason": "there is no HNSW index", "invalid_dropped": dropped}
-            connection.execute(statement(_REINDEX, collection))
+            self._builds.reindex(connection, collection)
             return {"action": "reindexed", "invalid_dropped": dropped}
 
         return self._each(collections, reindex)
 
-    def build_indexes(self, collections: Iterable[Collection]) -> dict[str, Any]:
-        """Build the HNSW index of each collection that has come to the threshold and has none."""
+    def build_indexes(self, collections: Iterable[Collection], *, dry_run: bool = False) -> dict[str, Any]:
+        """Give each collection the indexes it ought to have by now (index_policy.py), or say which and why."""
+        work = self._builds.plan if dry_run else self._builds.run
+        return self._each(collections, work, lock=not dry_run)
 
-        def build(connection: Connection, collection: Collection) -> dict[str, Any]:
-            dropped = _drop_invalid_indexes(connection, collection)
-            if collection.index.type is IndexType.NONE or _has_index(connection, collection):
-                return {"action": "none", "invalid_dropped": dropped}
-            row = connection.execute(statement(_COUNT_UP_TO, collection), [self._index_threshold]).fetchone()
-            if row is None or row[0] < self._index_threshold:
-                return {"action": "none", "reason": f"fewer than {self._index_threshold} vectors"}
-            connection.execute(statement(_create_hnsw(collection), collection))
-            connection.execute(statement(_ANALYZE, collection))
-            return {"action": "built", "invalid_dropped": dropped}
-
-        return self._each(collections, build)
+    def build_soon(self, collection: Collection) -> bool:
+        """``build_indexes`` for one collection; whether it is done, or was put off."""
+        [figure] = self.build_indexes([collection])["collections"]
+        return bool(figure["action"] != "put off")
 
     def index_stats(self, collections: Iterable[Collection]) -> dict[str, Any]:
         """Sizes, scans and validity of every index."""
 
         def stats(connection: Connection, collection: Collection) -> dict[str, Any]:
             cursor = connection.cursor(row_factory=class_row(IndexStats))
-            tables = list(table_names(collection.collection_id))
+            tables = _tables(collection)
             return {"indexes": [asdict(row) for row in cursor.execute(_INDEX_STATS, {"tables": tables})]}
 
         return self._each(collections, stats, lock=False)
@@ -222,6 +205,15 @@ class Maintenance:
             "runs_deleted": runs,
             "projects_folded": projects,
         }
+
+    def purge_expired(self, collections: Iterable[Collection]) -> dict[str, Any]:
+        """Delete what has expired; says of how many vectors that was so."""
+
+        def sweep(connection: Connection, collection: Collection) -> dict[str, Any]:
+            deleted = sweep_expired(connection, collection)
+            return {"deleted": deleted} if deleted else {"action": "none"}
+
+        return self._each(collections, sweep, lock=False)
 
     def recount_stock(self, collections: Iterable[Collection]) -> dict[str, Any]:
         """Count vectors and bytes anew from the rows; says by how much the accounts were wrong, which is 0 and 0."""
@@ -267,10 +259,14 @@ class Maintenance:
                 figure = {"project_id": collection.project_id, "collection": collection.name}
                 try:
                     with _locked(connection, collection) if lock else nullcontext(True) as is_ours:
-                        figure |= work(connection, collection) if is_ours else {"action": "none", "reason": "busy"}
+                        if is_ours:
+                            # As it is now: another run may have changed it before the lock was free.
+                            figure |= work(connection, _current(connection, collection))
+                        else:
+                            figure |= {"action": "none", "reason": "busy"}
                 except pg.UndefinedTable:
                     figure |= {"action": "none", "reason": "dropped meanwhile"}
-                except psycopg.Error as error:
+                except (psycopg.Error, VecmeterError) as error:
                     if connection.closed:
                         raise
                     _logger.exception("maintenance failed", extra={"collection_id": collection.collection_id})
@@ -319,28 +315,20 @@ def _locked(connection: Connection, collection: Collection) -> Iterator[bool]:
             connection.execute(_UNLOCK, key)
 
 
-def _create_hnsw(collection: Collection) -> LiteralString:
-    indexed = indexed_expression(collection.metric, collection.index.storage, "embedding")
-    return CREATE_HNSW.replace("[indexed_column]", indexed)
+def _current(connection: Connection, collection: Collection) -> Collection:
+    """The definition as it is now. Raises UndefinedTable where it is gone, as statements do."""
+    found = definitions.read(connection, collection.collection_id)
+    if found is None:
+        raise pg.UndefinedTable
+    return found
 
 
-def _has_index(connection: Connection, collection: Collection) -> bool:
-    name = f"{SCHEMA}.{hnsw_name(collection.collection_id)}"
-    row = connection.execute("SELECT to_regclass(%s) IS NOT NULL", [name]).fetchone()
-    return bool(row and row[0])
-
-
-def _drop_invalid_indexes(connection: Connection, collection: Collection) -> list[str]:
-    """Remove what interrupted builds left, old ``_ccnew`` and ``_ccold`` included; no build of ours runs now."""
-    _, vectors = table_names(collection.collection_id)
-    rows = connection.execute(_INVALID_INDEXES, {"table": f"{SCHEMA}.{vectors}"}).fetchall()
-    for (name,) in rows:
-        identifier = sql.Identifier(SCHEMA, name)
-        connection.execute(sql.SQL("DROP INDEX CONCURRENTLY IF EXISTS {}").format(identifier))
-    return [name for (name,) in rows]
+def _tables(collection: Collection) -> list[str]:
+    """All there may be."""
+    return [*table_names(collection.collection_id), f"texts_{collection.collection_id}"]
 
 
 def _dead_tuples(connection: Connection, collection: Collection) -> int:
-    tables = list(table_names(collection.collection_id))
+    tables = _tables(collection)
     row = connection.execute(_DEAD_TUPLES, {"tables": tables}).fetchone()
     return int(row[0]) if row else 0

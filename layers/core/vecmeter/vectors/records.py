@@ -8,15 +8,16 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, LiteralString, TypeVar
 
-from vecmeter.errors import InvalidRequestError, LimitExceededError, VectorExistsError, VectorNotFoundError, Violation
+from vecmeter.errors import LimitExceededError, NamespaceNotFoundError, VectorExistsError, VectorNotFoundError
 from vecmeter.vectors import stock, terms
-from vecmeter.vectors.connection import Connection, Database, pack_vectors
+from vecmeter.vectors.connection import Connection, Database
 from vecmeter.vectors.filters import compile_filter
-from vecmeter.vectors.model import Collection, StoredVector, Vector, Written
+from vecmeter.vectors.model import Collection, Patch, StoredVector, Vector, Written
 from vecmeter.vectors.stock import Change, CollectionLimits
 from vecmeter.vectors.tables import statement
 from vecmeter.vectors.terms import FREE, Done, Terms
-from vecmeter.vectors.write_statements import ADD, DELETE, PATCH, PRESENT, UPSERT
+from vecmeter.vectors.write_input import insert_input, patch_input, require_versions, too_large
+from vecmeter.vectors.write_statements import ADD, DELETE, LIVE, PRESENT, UPSERT, WriteTemplate
 
 T = TypeVar("T")
 
@@ -26,24 +27,35 @@ TIGHT_PROJECTS = 1000
 
 # Vectors by id.
 _FETCH: LiteralString = """
-    SELECT r.id, r.namespace, r.version, r.document, r.metadata, v.embedding::text AS numbers
+    SELECT r.id, r.namespace, r.version, r.document, r.metadata, v.embedding::text AS numbers, r.expires_at
     FROM {records} r JOIN {vectors} v USING (record_id)
-    WHERE r.namespace = %(namespace)s AND r.id = ANY(%(ids)s)
-"""
+    WHERE r.namespace = %(namespace)s AND r.id = ANY(%(ids)s) AND [live]
+""".replace("[live]", LIVE)
 # A page of a namespace, by id. Without an upper bound it would read on behind the last id with the prefix.
 _LIST: LiteralString = """
     SELECT r.id FROM {records} r
-    WHERE r.namespace = %(namespace)s AND r.id > %(after)s AND r.id >= %(prefix)s [below]
+    WHERE r.namespace = %(namespace)s AND r.id > %(after)s AND r.id >= %(prefix)s [below] AND [live]
     ORDER BY r.id LIMIT %(limit)s
-"""
-_COUNT_MATCHES: LiteralString = "SELECT count(*) FROM {records} r WHERE r.namespace = %(namespace)s AND [condition]"
+""".replace("[live]", LIVE)
+_COUNT_MATCHES: LiteralString = """
+    SELECT count(*) FROM {records} r WHERE r.namespace = %(namespace)s AND [live] AND [condition]
+""".replace("[live]", LIVE)
+
+
+_OF_IDS: LiteralString = "r.id = ANY(%(ids)s)"
 
 
 class Records:
-    """The vectors of collections, as rows."""
+    """The vectors of collections, as rows. ``wrote`` is told how many vectors a write inserted or replaced."""
 
-    def __init__(self, database: Database, max_metadata_bytes: int) -> None:
+    def __init__(
+        self,
+        database: Database,
+        max_metadata_bytes: int,
+        wrote: Callable[[Collection, int], None] = lambda collection, vectors: None,
+    ) -> None:
         self._database = database
+        self._wrote = wrote
         self._max_metadata_bytes = max_metadata_bytes
         self._tight: dict[str, float] = {}
 
@@ -51,16 +63,16 @@ class Records:
         """Insert or replace a batch; of several with the same namespace and id the last wins.
 
         Returns what happened to each, in the order of the batch. Raises what the terms say no with (``terms.write``).
+
+        Raises:
+            VersionConflictError: naming every vector whose ``if_version`` does not hold; nothing is written.
         """
-        unique = list({(vector.namespace, vector.id): vector for vector in vectors}.values())
-        places = sorted((v.namespace, v.id) for v in unique)
+        paths = [f"vectors.{position}." for position in range(len(vectors))]
+        return self._upsert(collection, vectors, paths, lambda written: written, on)
 
-        def finish(versions: list[int]) -> list[Written]:
-            # Versions come in the order of namespace and id.
-            version_of = dict(zip(places, versions, strict=True))
-            return [_written(vector, version_of[vector.namespace, vector.id]) for vector in unique]
-
-        return self._insert(UPSERT, collection, unique, finish, on)
+    def put(self, collection: Collection, vector: Vector, on: Terms = FREE) -> Written:
+        """Insert or replace one vector. Raises as ``upsert``."""
+        return self._upsert(collection, [vector], [""], lambda written: written[0], on)
 
     def add(self, collection: Collection, vector: Vector, on: Terms = FREE) -> Written:
         """Insert one vector.
@@ -80,7 +92,7 @@ class Records:
         """The vectors with these ids that exist, in the order asked for."""
         parameters = {"namespace": namespace, "ids": list(ids)}
         rows = self._database.run(lambda c: c.execute(statement(_FETCH, collection), parameters).fetchall())
-        found = {row[0]: _stored(*row) for row in rows}
+        found = {row[0]: _stored(row) for row in rows}
         return [found[id] for id in dict.fromkeys(ids) if id in found]
 
     def list_ids(self, collection: Collection, namespace: str, *, prefix: str, after: str, limit: int) -> list[str]:
@@ -91,54 +103,53 @@ class Records:
         rows = self._database.run(lambda c: c.execute(statement(template, collection), parameters).fetchall())
         return [row[0] for row in rows]
 
-    def patch(
-        self,
-        collection: Collection,
-        namespace: str,
-        id: str,
-        *,
-        set: Mapping[str, Any],
-        unset: Sequence[str],
-        on: Terms = FREE,
-    ) -> int:
-        """Set and remove fields of a vector's metadata; returns its new version.
+    def patch(self, collection: Collection, namespace: str, id: str, patch: Patch, on: Terms = FREE) -> int:
+        """Change one vector; returns its new version.
 
         Raises:
             VectorNotFoundError: there is none.
+            VersionConflictError: it has another version than the patch is for.
             InvalidRequestError: the metadata would become too large; nothing is changed.
         """
-        text = statement(PATCH, collection)
-        parameters = {"namespace": namespace, "id": id, "set": _json(set), "unset": list(unset)}
 
-        def work(connection: Connection, receipt: uuid.UUID, bound: bool) -> Done | None:
-            if not bound:
-                return None  # the metadata it makes may be refused
-            row = connection.execute(text, {**parameters, "receipt": receipt, "bound": bound}).fetchone()
-            size = metadata_bytes(row[7] or {}) if row is not None else 0
-            if size > self._max_metadata_bytes:
-                message = f"makes the metadata {size} bytes long; at most {self._max_metadata_bytes} are allowed"
-                raise InvalidRequestError(f"set {message}.", (Violation("set", message),))
-            return terms.read_done(row)
+        def finish(answer: list[int]) -> int:
+            version = _version_of_one(answer, id)
+            require_versions([("if_version", patch.if_version, version - 1)])
+            return version
 
-        def finish(versions: list[int]) -> int:
-            if not versions:
-                raise VectorNotFoundError(f"There is no vector {id!r}.")
-            return versions[0]
+        parameters = {"namespace": namespace, "id": id}
+        return self._patch(collection, "r.id = %(id)s", parameters, patch, finish, on)
 
-        return terms.write(self._database, collection, work, finish, on)
+    def update_matching(
+        self, collection: Collection, namespace: str, filter: Mapping[str, Any], patch: Patch, on: Terms = FREE
+    ) -> int:
+        """Change the vectors of a namespace that a filter lets through, all or none; returns how many.
 
-    def delete_one(self, collection: Collection, namespace: str, id: str, on: Terms = FREE) -> None:
+        Raises:
+            InvalidRequestError: metadata would become too large; nothing is changed.
+        """
+        condition, parameters = _matching(collection, namespace, filter)
+        return self._patch(collection, condition, parameters, patch, _first, on)
+
+    def count_matching(self, collection: Collection, namespace: str, filter: Mapping[str, Any] | None) -> int:
+        """How many vectors of a namespace a filter lets through (None: all)."""
+        return self._count(collection, *_matching(collection, namespace, filter))
+
+    def delete_one(
+        self, collection: Collection, namespace: str, id: str, *, if_version: int | None = None, on: Terms = FREE
+    ) -> None:
         """Delete one vector.
 
         Raises:
             VectorNotFoundError: there is none.
+            VersionConflictError: it has another version.
         """
 
         def finish(answer: list[int]) -> None:
-            if not answer[0]:
-                raise VectorNotFoundError(f"There is no vector {id!r}.")
+            require_versions([("if_version", if_version, _version_of_one(answer, id))])
 
-        self._delete(collection, "r.id = ANY(%(ids)s)", {"namespace": namespace, "ids": [id]}, finish, on)
+        parameters = {"namespace": namespace, "ids": [id]}
+        self._delete(collection, _OF_IDS, parameters, finish, on, conditional=if_version is not None)
 
     def delete_ids(
         self, collection: Collection, namespace: str, ids: Sequence[str], *, dry_run: bool, on: Terms = FREE
@@ -146,8 +157,8 @@ class Records:
         """Delete the vectors with these ids that exist; returns how many, or how many there are."""
         parameters = {"namespace": namespace, "ids": list(ids)}
         if dry_run:
-            return self._count(collection, "r.id = ANY(%(ids)s)", parameters)
-        return self._delete(collection, "r.id = ANY(%(ids)s)", parameters, _first, on)
+            return self._count(collection, _OF_IDS, parameters)
+        return self._delete(collection, _OF_IDS, parameters, _first, on)
 
     def delete_matching(
         self,
@@ -159,12 +170,25 @@ class Records:
         on: Terms = FREE,
     ) -> int:
         """Delete the vectors of a namespace that a filter lets through (None: all); returns how many."""
-        compiled = compile_filter(filter)
-        condition, values = (compiled.expression, compiled.parameters) if compiled else ("true", {})
-        parameters = {"namespace": namespace, **values}
+        condition, parameters = _matching(collection, namespace, filter)
         if dry_run:
             return self._count(collection, condition, parameters)
         return self._delete(collection, condition, parameters, _first, on)
+
+    def delete_namespace(self, collection: Collection, namespace: str, on: Terms = FREE) -> int:
+        """Delete all vectors of a namespace; returns how many.
+
+        Raises:
+            NamespaceNotFoundError: it has none.
+        """
+
+        def finish(answer: list[int]) -> int:
+            if not answer[0]:
+                raise NamespaceNotFoundError(f"There is no vector in the namespace {namespace!r}.")
+            return answer[0]
+
+        condition, parameters = _matching(collection, namespace, None)
+        return self._delete(collection, condition, parameters, finish, on)
 
     def _count(self, collection: Collection, condition: LiteralString, parameters: Mapping[str, Any]) -> int:
         text = statement(_COUNT_MATCHES.replace("[condition]", condition), collection)
@@ -172,15 +196,43 @@ class Records:
         assert row is not None, "an aggregate always answers"
         return int(row[0])
 
+    def _upsert(
+        self,
+        collection: Collection,
+        vectors: Sequence[Vector],
+        paths: Sequence[str],
+        result: Callable[[list[Written]], T],
+        on: Terms,
+    ) -> T:
+        """``paths`` stand before the fields of each vector in a fault; ``result`` is made of what happened."""
+        chosen = {(vector.namespace, vector.id): position for position, vector in enumerate(vectors)}
+        unique = [vectors[position] for position in chosen.values()]
+        places = sorted(chosen)
+        conditional = any(vector.if_version is not None for vector in unique)
+
+        def finish(versions: list[int]) -> T:
+            # Versions come in the order of namespace and id.
+            version_of = dict(zip(places, versions, strict=True))
+            if conditional:
+                require_versions(
+                    (f"{paths[position]}if_version", vectors[position].if_version, version_of[place] - 1)
+                    for place, position in chosen.items()
+                )
+            return result([_written(vector, version_of[vector.namespace, vector.id]) for vector in unique])
+
+        return self._insert(UPSERT, collection, unique, finish, on, conditional=conditional)
+
     def _insert(
         self,
-        template: LiteralString,
+        template: WriteTemplate,
         collection: Collection,
         vectors: Sequence[Vector],
         finish: Callable[[list[int]], T],
         on: Terms,
+        *,
+        conditional: bool = False,
     ) -> T:
-        text, parameters = statement(template, collection), _input(collection, vectors)
+        text, parameters = template.of(collection), insert_input(collection, vectors)
         replaces = template is UPSERT
 
         def work(connection: Connection, receipt: uuid.UUID, bound: bool) -> Done | None:
@@ -191,14 +243,45 @@ class Records:
         def foresee(connection: Connection) -> None:
             _foresee(connection, collection, vectors, parameters, on, replaces)
 
+        tight = self._tight.get(collection.project_id, -TIGHT_SECONDS) > time.monotonic() - TIGHT_SECONDS
         try:
-            tight = self._tight.get(collection.project_id, -TIGHT_SECONDS) > time.monotonic() - TIGHT_SECONDS
-            return terms.write(self._database, collection, work, finish, on, foresee if tight else None)
+            written = terms.write(
+                self._database,
+                collection,
+                work,
+                finish,
+                on,
+                conditional=conditional,
+                foresee=foresee if tight else None,
+            )
         except LimitExceededError:
             if len(self._tight) >= TIGHT_PROJECTS:
                 self._tight.clear()
             self._tight[collection.project_id] = time.monotonic()
             raise
+        self._wrote(collection, len(vectors))
+        return written
+
+    def _patch(
+        self,
+        collection: Collection,
+        condition: LiteralString,
+        parameters: Mapping[str, Any],
+        change: Patch,
+        finish: Callable[[list[int]], T],
+        on: Terms,
+    ) -> T:
+        template, values = patch_input(change)
+        text, limit = template.of(collection, condition), self._max_metadata_bytes
+        values |= {**parameters, "max_metadata_bytes": limit}
+
+        def work(connection: Connection, receipt: uuid.UUID, bound: bool) -> Done | None:
+            row = connection.execute(text, {**values, "receipt": receipt, "bound": bound}).fetchone()
+            if row is not None and row[7]:
+                raise too_large(row[7], limit)
+            return terms.read_done(row)
+
+        return terms.write(self._database, collection, work, finish, on, conditional=True)
 
     def _delete(
         self,
@@ -207,14 +290,17 @@ class Records:
         parameters: Mapping[str, Any],
         finish: Callable[[list[int]], T],
         on: Terms,
+        *,
+        conditional: bool = False,
     ) -> T:
-        text = statement(DELETE.replace("[condition]", condition), collection)
+        text = DELETE.of(collection, condition)
 
         def work(connection: Connection, receipt: uuid.UUID, bound: bool) -> Done | None:
             return terms.read_done(connection.execute(text, {**parameters, "receipt": receipt}).fetchone())
 
         # It takes no room; without a key, limits are none of its business.
-        return terms.write(self._database, collection, work, finish, FREE if on.once is None else on)
+        free = FREE if on.once is None else on
+        return terms.write(self._database, collection, work, finish, free, conditional=conditional)
 
 
 def _foresee(
@@ -241,27 +327,25 @@ def _least_bytes(collection: Collection, vector: Vector) -> int:
     return 4 * collection.dimension + len(vector.id.encode()) + len((vector.document or "").encode()) + len("{}")
 
 
+def _matching(
+    collection: Collection, namespace: str, filter: Mapping[str, Any] | None
+) -> tuple[LiteralString, dict[str, Any]]:
+    """The condition on the records of a namespace that a filter lets through, and its parameters."""
+    compiled = compile_filter(filter, collection.filterable)
+    condition, values = (compiled.expression, compiled.parameters) if compiled else ("true", {})
+    return condition, {"namespace": namespace, **values}
+
+
 def _first(answer: list[int]) -> int:
     return answer[0]
 
 
-def metadata_bytes(metadata: Mapping[str, Any]) -> int:
-    """Length of metadata as the shortest JSON in UTF-8, which is what the limit on it counts."""
-    return len(json.dumps(metadata, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode())
-
-
-def _json(metadata: Mapping[str, Any] | None) -> str:
-    return json.dumps(metadata or {}, ensure_ascii=False, allow_nan=False)
-
-
-def _input(collection: Collection, vectors: Sequence[Vector]) -> dict[str, Any]:
-    return {
-        "namespaces": [vector.namespace for vector in vectors],
-        "ids": [vector.id for vector in vectors],
-        "documents": [vector.document for vector in vectors],
-        "metadata": [_json(vector.metadata) for vector in vectors],
-        "embeddings": pack_vectors([vector.numbers for vector in vectors], collection.vector_oid),
-    }
+def _version_of_one(answer: list[int], id: str) -> int:
+    """Of the answer of a write about one vector. Raises VectorNotFoundError where there was none."""
+    count, version = answer
+    if not count:
+        raise VectorNotFoundError(f"There is no vector {id!r}.")
+    return version
 
 
 def _first_without(prefix: str) -> str | None:
@@ -283,9 +367,8 @@ def parse_numbers(text: str) -> list[float]:
     return numbers
 
 
-def _stored(
-    id: str, namespace: str, version: int, document: str | None, metadata: dict[str, Any], numbers: str
-) -> StoredVector:
+def _stored(row: Sequence[Any]) -> StoredVector:
+    id, namespace, version, document, metadata, numbers, expires_at = row
     return StoredVector(
         id=id,
         namespace=namespace,
@@ -293,4 +376,5 @@ def _stored(
         document=document,
         metadata=metadata,
         numbers=parse_numbers(numbers),
+        expires_at=expires_at,
     )

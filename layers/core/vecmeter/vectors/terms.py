@@ -41,6 +41,12 @@ class Done:
     own: CollectionLimits
 
 
+class DefinitionChanged(Exception):
+    """Since the definition of the collection was read, the texts were given another language: a write did nothing, and
+    what a search found is not the answer.
+    """
+
+
 Work = Callable[[Connection, uuid.UUID, bool], Done | None]
 """Does a write's statement. Given False, it does nothing and returns None where the collection itself has limits."""
 
@@ -51,15 +57,19 @@ def write(
     work: Work,
     finish: Callable[[list[int]], T],
     terms: Terms,
+    *,
+    conditional: bool = False,
     foresee: Callable[[Connection], None] | None = None,
 ) -> T:
     """Do a write on its terms, once; ``finish`` makes the result of its answer, or raises what undoes it.
 
-    Without terms it is one statement. Otherwise it is a transaction; ``foresee`` may refuse it before the work.
+    Without terms it is one statement, for which ``finish`` comes too late: what it raises there says that nothing was
+    done, unless the write is ``conditional``. Otherwise it is a transaction; ``foresee`` may refuse it before the work.
 
     Raises:
         AnsweredBefore: an earlier request with the key has done it.
         LimitExceededError, CostExceedsLimitError: there is no room.
+        DefinitionChanged: see ``Collections.use``.
     """
     tries = itertools.count()
 
@@ -75,13 +85,16 @@ def write(
             if next(tries) == 0 and limited and foresee is not None:
                 foresee(connection)
             done = work(connection, receipt, True)
-            assert done is not None, "it was told to do it"
+            if done is None:
+                raise DefinitionChanged
             stock.enforce(connection, collection, done.change, terms.limits, done.own)
             if terms.once is not None:
                 terms.once.keep(connection, finish(done.answer))
+            elif conditional:
+                finish(done.answer)
         return done.answer
 
-    return finish(database.write(alone if terms.are_free else bound))
+    return finish(database.write(alone if terms.are_free and not conditional else bound))
 
 
 def read_done(row: Any) -> Done | None:
