@@ -7,13 +7,14 @@ PYTHON ?= $(shell bash scripts/find-python.sh)
 VENV := .venv
 BIN := $(VENV)/bin
 SAM_VENV := .venv-sam
+PEERS_VENV := .venv-peers
 PORT ?= 8000
 DATA_DIR ?= .vecmeter
 NAME ?= get_index_stats
 
 .PHONY: help
 help: ## list the commands
-	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 .PHONY: setup
 setup: $(VENV)/.ready ## create the environment from the pinned locks
@@ -33,9 +34,14 @@ $(SAM_VENV)/.ready: requirements/sam.txt
 .PHONY: sam-setup
 sam-setup: $(SAM_VENV)/.ready # the SAM CLI, in an environment of its own
 
+$(PEERS_VENV)/.ready: requirements/peers.txt
+	test -x $(PEERS_VENV)/bin/python || $(PYTHON) -m venv $(PEERS_VENV)
+	$(PEERS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/peers.txt
+	@touch $@
+
 .PHONY: lock
 lock: setup ## pin requirements/*.in again (locks name no index host)
-	for name in layer dev sam; do \
+	for name in layer dev sam peers; do \
 	  $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-emit-index-url \
 	    --no-emit-find-links requirements/$$name.in -o requirements/$$name.txt || exit 1; done
 
@@ -70,6 +76,18 @@ openapi: setup ## write docs/openapi.json from the routes
 bench: setup ## the benchmarks behind docs/performance.md
 	$(BIN)/python -m benchmarks.search_request
 	$(BIN)/python -m benchmarks.imports
+
+.PHONY: bench-peers
+bench-peers: $(PEERS_VENV)/.ready ## install the vector stores that bench-search compares with
+
+VECTORS ?= 100000
+.PHONY: bench-search
+bench-search: setup bench-peers ## recall and speed beside other vector stores, of VECTORS (100000): about 40 minutes
+	$(BIN)/python -m benchmarks.recall_speed --dataset fashion
+	$(BIN)/python -m benchmarks.recall_speed --dataset docstrings --vectors $(VECTORS)
+	$(BIN)/python -m benchmarks.filtered_search --what filters --vectors $(VECTORS)
+	$(BIN)/python -m benchmarks.filtered_search --what namespaces --vectors $$(($(VECTORS) * 2))
+	$(BIN)/python -m benchmarks.index_memory --vectors $$(($(VECTORS) / 4))
 
 # The SAM CLI wants a region even where it talks to nobody.
 SAM := SAM_CLI_TELEMETRY=0 AWS_DEFAULT_REGION=$(or $(AWS_DEFAULT_REGION),$(AWS_REGION),us-east-1) $(SAM_VENV)/bin/sam

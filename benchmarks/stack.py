@@ -18,12 +18,20 @@ from vecmeter_local.postgres import PostgresServer
 TABLE = "vecmeter-bench"
 
 
+class _RoomyServer(PostgresServer):
+    """With buffers as a database server has them: the local server's 256 MB are meant for a laptop."""
+
+    def _options(self) -> list[str]:
+        return [*super()._options(), "-c", "shared_buffers=4GB"]
+
+
 @contextmanager
-def stack() -> Iterator[str]:
-    """Start the parts and set the environment to them; yields the DSN."""
+def stack(*, roomy: bool = False) -> Iterator[str]:
+    """Start the parts and set the environment to them; yields the DSN. ``roomy``: for sets of hundreds of MB."""
     with tempfile.TemporaryDirectory(prefix="vecmeter-bench-") as name:
         Path(name).chmod(0o711)
-        server, emulator = PostgresServer(Path(name), durable=True), DynamoDbEmulator(Path(name))
+        server = (_RoomyServer if roomy else PostgresServer)(Path(name), durable=True)
+        emulator = DynamoDbEmulator(Path(name))
         dsn = server.start()
         try:
             endpoint = emulator.start()
@@ -35,6 +43,7 @@ def stack() -> Iterator[str]:
                 AWS_ENDPOINT_URL_DYNAMODB=endpoint,
                 DATABASE_URL=dsn,
                 TABLE_NAME=TABLE,
+                INDEX_BUILD_MEMORY_MB="2048" if roomy else "512",
             )
             migrate(dsn)
             create_table(create_client(), TABLE)
