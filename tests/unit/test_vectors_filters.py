@@ -11,7 +11,7 @@ from hypothesis import given
 from tests.fixtures import filters
 from vecmeter.errors import InvalidRequestError
 from vecmeter.vectors.filter_operators import MAX_LIST, OPERATORS
-from vecmeter.vectors.filters import MAX_CONDITIONS, MAX_DEPTH, compile_filter
+from vecmeter.vectors.filters import MAX_CONDITIONS, MAX_DEPTH, MAX_VALUES, compile_filter
 from vecmeter.vectors.model import FieldType, FilterableField
 
 # All that a filter's SQL is made of.
@@ -167,5 +167,12 @@ def test_a_value_nested_without_end_is_refused() -> None:
 def test_a_filter_may_have_conditions_to_the_limit_and_no_more() -> None:
     assert compile_filter({f"f{i}": i for i in range(MAX_CONDITIONS)}) is not None
     for many in ({f"f{i}": i for i in range(MAX_CONDITIONS + 1)}, {"$and": [{"a": 1}] * (MAX_CONDITIONS + 1)}):
-        with pytest.raises(InvalidRequestError, match=f"at most {MAX_CONDITIONS}"):
+        with pytest.raises(InvalidRequestError, match=f"filter has more than {MAX_CONDITIONS} conditions"):
             compile_filter(many)
+
+
+def test_the_lists_of_a_filter_may_have_values_to_the_limit_and_no_more() -> None:
+    full = [{"a": {"$in": list(range(1000))}}] * (MAX_VALUES // 1000)
+    assert compile_filter({"$or": full}) is not None
+    with pytest.raises(InvalidRequestError, match=f"filter has more than {MAX_VALUES} values"):
+        compile_filter({"$or": [*full, {"b": 1}]})

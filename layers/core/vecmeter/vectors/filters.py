@@ -21,6 +21,8 @@ from vecmeter.vectors.model import FieldType, FilterableField
 
 MAX_DEPTH = 16
 MAX_CONDITIONS = 256
+# In all conditions together.
+MAX_VALUES = 10_000
 # Of a field's name in the path of what is wrong: names may be as long as requests.
 _SHOWN = 100
 
@@ -54,18 +56,16 @@ def compile_filter(filter: Mapping[str, Any] | None, fields: Sequence[Filterable
 
 
 class _Compilation:
-    """One filter on its way to SQL: the parameters and the number of conditions so far."""
+    """One filter on its way to SQL: the parameters, and the number of conditions and values so far."""
 
     def __init__(self, fields: Sequence[FilterableField]) -> None:
         self._types: dict[str, FieldType] = {field.field: field.type for field in fields}
         self._parameters: dict[str, Any] = {}
         self._conditions = 0
+        self._values = 0
 
     def compile(self, filter: Mapping[str, Any]) -> CompiledFilter:
-        expression = self._filter(filter, "filter", 1)
-        if self._conditions > MAX_CONDITIONS:
-            raise _invalid("filter", f"has {self._conditions} conditions; at most {MAX_CONDITIONS} are allowed")
-        return CompiledFilter(expression, self._parameters)
+        return CompiledFilter(self._filter(filter, "filter", 1), self._parameters)
 
     def _filter(self, filter: Any, path: str, depth: int) -> LiteralString:
         if not isinstance(filter, Mapping) or not filter:
@@ -112,9 +112,18 @@ class _Compilation:
         comparison = Comparison(field, self._types.get(field), value)
         if fault := unstorable([field, value]) or operator.refuses(comparison):
             raise _invalid(path, fault)
-        self._conditions += 1
+        self._count(value)
         expression = self._with_parameters(operator.compile(comparison), field)
         return _negated(expression) if operator.negated else expression
+
+    def _count(self, value: Any) -> None:
+        """Before it is compiled: a request has room for a hundred thousand conditions."""
+        self._conditions += 1
+        self._values += len(value) if isinstance(value, list) else 1
+        if self._conditions > MAX_CONDITIONS:
+            raise _invalid("filter", f"has more than {MAX_CONDITIONS} conditions")
+        if self._values > MAX_VALUES:
+            raise _invalid("filter", f"has more than {MAX_VALUES} values")
 
     def _with_parameters(self, condition: Condition, field: str) -> LiteralString:
         expression = condition.expression.replace("[metadata]", "r.metadata")
