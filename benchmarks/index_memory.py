@@ -31,7 +31,7 @@ from vecmeter.vectors.tables import SCHEMA, create_hnsw, hnsw_name, table_names
 TOP_K = 10
 EFS = (20, 40, 100, 200, 400)
 GRID = [(m, ef_construction) for m in (8, 16, 32) for ef_construction in (64, 128, 256)]
-BUILDS = (("64MB", 1), ("256MB", 1), ("2GB", 0), ("2GB", 1), ("2GB", 2))
+BUILDS = (("16MB", 1), ("64MB", 1), ("2GB", 0), ("2GB", 1), ("2GB", 2))
 _POLL_SECONDS = 0.02
 _SHARED_MEMORY = "/dev/shm"
 
