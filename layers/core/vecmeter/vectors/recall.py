@@ -13,8 +13,7 @@ from typing import Any, LiteralString
 from vecmeter.errors import VectorNotFoundError
 from vecmeter.vectors.model import Collection, Match, Plan, Query
 from vecmeter.vectors.search import Searcher
-from vecmeter.vectors.search_statements import LIVE_RECORD
-from vecmeter.vectors.tables import statement
+from vecmeter.vectors.tables import LIVE_RECORD, statement
 
 # Exact searches of a large collection take long; a request has 30 s for all of them.
 MEASURING_SECONDS = 15.0

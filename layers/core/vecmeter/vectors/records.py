@@ -14,10 +14,10 @@ from vecmeter.vectors.connection import Connection, Database
 from vecmeter.vectors.filters import compile_filter
 from vecmeter.vectors.model import Collection, Patch, StoredVector, Vector, Written
 from vecmeter.vectors.stock import Change, CollectionLimits
-from vecmeter.vectors.tables import statement
+from vecmeter.vectors.tables import LIVE_RECORD, statement
 from vecmeter.vectors.terms import FREE, Done, Terms
 from vecmeter.vectors.write_input import insert_input, patch_input, require_versions, too_large
-from vecmeter.vectors.write_statements import ADD, DELETE, LIVE, PRESENT, UPSERT, WriteTemplate
+from vecmeter.vectors.write_statements import ADD, DELETE, PRESENT, UPSERT, WriteTemplate
 
 T = TypeVar("T")
 
@@ -30,16 +30,16 @@ _FETCH: LiteralString = """
     SELECT r.id, r.namespace, r.version, r.document, r.metadata, v.embedding::text AS numbers, r.expires_at
     FROM {records} r JOIN {vectors} v USING (record_id)
     WHERE r.namespace = %(namespace)s AND r.id = ANY(%(ids)s) AND [live]
-""".replace("[live]", LIVE)
+""".replace("[live]", LIVE_RECORD)
 # A page of a namespace, by id. Without an upper bound it would read on behind the last id with the prefix.
 _LIST: LiteralString = """
     SELECT r.id FROM {records} r
     WHERE r.namespace = %(namespace)s AND r.id > %(after)s AND r.id >= %(prefix)s [below] AND [live]
     ORDER BY r.id LIMIT %(limit)s
-""".replace("[live]", LIVE)
+""".replace("[live]", LIVE_RECORD)
 _COUNT_MATCHES: LiteralString = """
     SELECT count(*) FROM {records} r WHERE r.namespace = %(namespace)s AND [live] AND [condition]
-""".replace("[live]", LIVE)
+""".replace("[live]", LIVE_RECORD)
 
 
 _OF_IDS: LiteralString = "r.id = ANY(%(ids)s)"
@@ -170,9 +170,9 @@ class Records:
         on: Terms = FREE,
     ) -> int:
         """Delete the vectors of a namespace that a filter lets through (None: all); returns how many."""
-        condition, parameters = _matching(collection, namespace, filter)
         if dry_run:
-            return self._count(collection, condition, parameters)
+            return self.count_matching(collection, namespace, filter)
+        condition, parameters = _matching(collection, namespace, filter)
         return self._delete(collection, condition, parameters, _first, on)
 
     def delete_namespace(self, collection: Collection, namespace: str, on: Terms = FREE) -> int:

@@ -13,11 +13,7 @@ from functools import lru_cache
 from typing import Any, LiteralString
 
 from vecmeter.vectors.model import Metric, Plan, Storage
-from vecmeter.vectors.tables import embedding_of, indexed_expression
-
-# What has expired is there until it is swept, and no search sees it.
-LIVE_RECORD: LiteralString = "(r.expires_at IS NULL OR r.expires_at > now())"
-LIVE_VECTOR: LiteralString = "(v.expires_at IS NULL OR v.expires_at > now())"
+from vecmeter.vectors.tables import LIVE_RECORD, LIVE_VECTOR, embedding_of, indexed_expression
 
 _GIVEN: LiteralString = "%(numbers)b::vector({dimension})"
 _STORED: LiteralString = "(SELECT embedding FROM query)"

@@ -17,7 +17,7 @@ from psycopg.rows import class_row
 from vecmeter.errors import CostExceedsLimitError, LimitExceededError, ViolatedPolicy
 from vecmeter.vectors.connection import Connection
 from vecmeter.vectors.model import Collection
-from vecmeter.vectors.tables import statement
+from vecmeter.vectors.tables import KEEP_WRITERS_OUT, statement
 
 # Nothing says when somebody will delete something.
 RETRY_AFTER_SECONDS = 60
@@ -65,8 +65,7 @@ _PROJECTS_WITH_CHANGES: LiteralString = """
     SELECT DISTINCT c.project_id FROM vecmeter.collections c
     WHERE EXISTS (SELECT FROM vecmeter.stock_changes d WHERE d.collection_id = c.collection_id)
 """
-# A count from the rows themselves. Writers wait for it; none of them waits for a table with the project's lock in hand.
-_KEEP_WRITERS_OUT: LiteralString = "LOCK TABLE {records} IN SHARE MODE"
+# A count from the rows themselves, while writers are kept out; none of them waits for a table with the project's lock.
 _COUNT: LiteralString = "SELECT count(*), coalesce(sum([bytes]), 0)::bigint FROM {records} r".replace(
     "[bytes]", RECORD_BYTES
 )
@@ -229,7 +228,7 @@ def fold(connection: Connection) -> int:
 def recount(connection: Connection, collection: Collection) -> dict[str, int]:
     """Count a collection anew from its rows; returns by how much the account was wrong. Its writers wait meanwhile."""
     with connection.transaction():
-        connection.execute(statement(_KEEP_WRITERS_OUT, collection))
+        connection.execute(statement(KEEP_WRITERS_OUT, collection))
         lock(connection, collection.project_id)
         used = read_used(connection, collection)
         row = connection.execute(statement(_COUNT, collection)).fetchone()

@@ -67,6 +67,12 @@ TEXTS_OID: LiteralString = "to_regclass('vecmeter.texts_' || {collection_id})::o
 
 DROP_TABLES: LiteralString = "DROP TABLE IF EXISTS {records}, {vectors}, {texts}"
 
+# What has not expired; what has is as good as deleted, and its rows are there until a sweep or a write takes them.
+LIVE_RECORD: LiteralString = "(r.expires_at IS NULL OR r.expires_at > now())"
+LIVE_VECTOR: LiteralString = "(v.expires_at IS NULL OR v.expires_at > now())"
+# Writers wait until the end of the transaction, readers do not.
+KEEP_WRITERS_OUT: LiteralString = "LOCK TABLE {records} IN SHARE MODE"
+
 SCHEMA = "vecmeter"
 # First half of the advisory lock that maintenance holds on a collection; the second is the collection's number.
 MAINTENANCE_LOCK = 0x766D

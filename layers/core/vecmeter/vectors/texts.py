@@ -11,7 +11,7 @@ from typing import LiteralString
 from vecmeter.vectors import definitions
 from vecmeter.vectors.connection import Connection
 from vecmeter.vectors.model import Collection
-from vecmeter.vectors.tables import CREATE_TEXTS, TEXTS_OID, statement
+from vecmeter.vectors.tables import CREATE_TEXTS, KEEP_WRITERS_OUT, TEXTS_OID, statement
 from vecmeter.vectors.write_statements import CURRENT, FILL_TEXTS
 
 # The text search configurations that every PostgreSQL from 14 on brings along.
@@ -26,7 +26,6 @@ _READ_AT_A_TIME = 1_000
 
 # Writers wait until the definition has changed. Not for long behind others: all who come later wait as well.
 _PATIENCE: LiteralString = "SET LOCAL lock_timeout = '5s'"
-_KEEP_WRITERS_OUT: LiteralString = "LOCK TABLE {records} IN SHARE MODE"
 _DROP_TEXTS: LiteralString = "DROP TABLE IF EXISTS {texts}"
 _COUNT_UP_TO: LiteralString = "SELECT count(*) FROM (SELECT FROM {records} LIMIT %s) found"
 _TABLE: LiteralString = "SELECT " + TEXTS_OID
@@ -59,7 +58,7 @@ def change_language(connection: Connection, collection: Collection) -> bool:
     Returns whether they are complete, or ``fill`` has to follow.
     """
     connection.execute(_PATIENCE)
-    connection.execute(statement(_KEEP_WRITERS_OUT, collection))
+    connection.execute(statement(KEEP_WRITERS_OUT, collection))
     connection.execute(statement(_DROP_TEXTS, collection))
     if collection.text_search is None:
         return True
@@ -83,5 +82,5 @@ def fill(connection: Connection, collection: Collection) -> None:
         connection.execute(_PATIENCE)
         # The definition before the tables, as whoever changes the language: neither waits for the other's.
         definitions.texts_are_ready(connection, collection, table)
-        connection.execute(statement(_KEEP_WRITERS_OUT, collection))
+        connection.execute(statement(KEEP_WRITERS_OUT, collection))
         connection.execute(statement(_SWEEP, collection))

@@ -8,10 +8,7 @@ from typing import LiteralString
 
 from vecmeter.vectors.model import Collection
 from vecmeter.vectors.stock import RECORD_BYTES
-from vecmeter.vectors.tables import statement
-
-# What has not expired; an expired record is as good as deleted, and its row is there until a sweep or a write takes it.
-LIVE: LiteralString = "(r.expires_at IS NULL OR r.expires_at > now())"
+from vecmeter.vectors.tables import LIVE_RECORD, statement
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,10 +118,10 @@ _INSERT: LiteralString = (
     .replace("[more]", "")
     .replace("[free]", _FREE)
     .replace("[bytes]", RECORD_BYTES)
-    .replace("[live]", LIVE)
+    .replace("[live]", LIVE_RECORD)
 )
 _REPLACE: LiteralString = _INSERT.replace("[where]", "")
-_INSERT_ONLY: LiteralString = _INSERT.replace("[where]", "WHERE NOT " + LIVE)
+_INSERT_ONLY: LiteralString = _INSERT.replace("[where]", "WHERE NOT " + LIVE_RECORD)
 _INSERT_TEXTS: LiteralString = _WRITE_TEXTS.replace("[written]", "written")
 UPSERT = WriteTemplate(
     plain=_REPLACE.replace("[texts]", "").replace("[document]", ""),
@@ -186,7 +183,7 @@ _PATCH: LiteralString = (
     .replace("[free]", _FREE)
     .replace("[metadata_bytes]", METADATA_BYTES)
     .replace("[bytes]", RECORD_BYTES)
-    .replace("[live]", LIVE)
+    .replace("[live]", LIVE_RECORD)
 )
 _PATCH_VECTORS: LiteralString = """, embedded AS (
         UPDATE {vectors} AS v SET [changes] FROM patched p WHERE v.record_id = p.record_id
@@ -248,7 +245,7 @@ _DELETE: LiteralString = (
     .replace("[totals]", _LOSS)
     .replace("[more]", "")
     .replace("[free]", _FREE_OF_LIMITS)
-    .replace("[live]", LIVE)
+    .replace("[live]", LIVE_RECORD)
 )
 DELETE = WriteTemplate(
     plain=_DELETE.replace("[texts]", ""),
