@@ -1,3 +1,9 @@
+"""What every test has: the fixtures, and reports that can travel between pytest's processes."""
+
+from collections.abc import Generator
+
+import pytest
+
 pytest_plugins = [
     "tests.fixtures.services",
     "tests.fixtures.api",
@@ -7,3 +13,11 @@ pytest_plugins = [
     "tests.fixtures.artifacts",
     "tests.fixtures.usage",
 ]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Workers send reports as UTF-8, which has no lone surrogates; tests log them on purpose."""
+    report = yield
+    report.sections = [(name, text.encode(errors="backslashreplace").decode()) for name, text in report.sections]
+    return report

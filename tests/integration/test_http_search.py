@@ -86,7 +86,7 @@ def test_a_filter_holds_before_the_limit_does(points: Tenant, filter: dict[str, 
         (["document", "vector"], {"document", "vector"}),
         (None, {"metadata", "document"}),
     ],
-    ids=str,
+    ids=["nothing", "metadata", "vector", "document and vector", "by default"],
 )
 def test_what_is_included_is_what_was_asked_for(world: World, include: list[str] | None, fields: set[str]) -> None:
     body: dict[str, Any] = {"vector": [1, 0, 0], "top_k": 1}

@@ -48,6 +48,15 @@ class Metric(Enum):
     USAGE_RECORD_FAILURES = ("UsageRecordFailures", MetricUnit.Count)
     ALERT_FAILURES = ("AlertFailures", MetricUnit.Count)
     COLD_STARTS = ("ColdStarts", MetricUnit.Count)
+    CACHE_HITS = ("CacheHits", MetricUnit.Count)
+    CACHE_MISSES = ("CacheMisses", MetricUnit.Count)
+    CACHE_EVICTIONS = ("CacheEvictions", MetricUnit.Count)
+    CACHE_BYTES = ("CacheBytes", MetricUnit.Bytes)
+    STALE_ANSWERS = ("StaleAnswers", MetricUnit.Count)
+    CIRCUIT_OPENED = ("CircuitOpened", MetricUnit.Count)
+    CIRCUIT_REFUSALS = ("CircuitRefusals", MetricUnit.Count)
+    RECALL = ("Recall", MetricUnit.Percent)
+    RECALL_BELOW_TARGET = ("RecallBelowTarget", MetricUnit.Count)
 
     def __init__(self, label: str, unit: MetricUnit) -> None:
         self.label = label
