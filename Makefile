@@ -64,9 +64,11 @@ check: setup ## format, lint, types, import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Processes of pytest; each has a PostgreSQL and an emulator of its own.
+TEST_PROCESSES ?= 2
 .PHONY: test
 test: setup sam-setup check validate ## the whole suite, on real PostgreSQL and AWS emulators, the deployment included
-	$(BIN)/pytest --cov --cov-report=term --cov-fail-under=90
+	$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile --cov --cov-report=term --cov-fail-under=90
 
 .PHONY: openapi
 openapi: setup ## write docs/openapi.json from the routes

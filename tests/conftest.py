@@ -1,5 +1,6 @@
 """What every test has: the fixtures, and reports that can travel between pytest's processes."""
 
+from collections import Counter
 from collections.abc import Generator
 
 import pytest
@@ -13,6 +14,13 @@ pytest_plugins = [
     "tests.fixtures.artifacts",
     "tests.fixtures.usage",
 ]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of several tests with one id pytest-xdist would run a single one, in silence."""
+    twice = [name for name, count in Counter(item.nodeid for item in items).items() if count > 1]
+    if twice:
+        raise pytest.UsageError(f"several tests are called {', '.join(twice)}")
 
 
 @pytest.hookimpl(wrapper=True)
