@@ -9,6 +9,7 @@ BIN := $(VENV)/bin
 SAM_VENV := .venv-sam
 PEERS_VENV := .venv-peers
 PORT ?= 8000
+WORKERS ?= 1
 DATA_DIR ?= .vecmeter
 NAME ?= get_index_stats
 
@@ -41,17 +42,17 @@ $(PEERS_VENV)/.ready: requirements/peers.txt
 
 .PHONY: lock
 lock: setup ## pin requirements/*.in again (locks name no index host)
-	for name in layer dev sam peers; do \
+	for name in layer local dev sam peers; do \
 	  $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-emit-index-url \
 	    --no-emit-find-links requirements/$$name.in -o requirements/$$name.txt || exit 1; done
 
 .PHONY: run
-run: setup ## start the local stack with the demo on PORT (8000); Ctrl-C stops it
-	@$(BIN)/vecmeter-local up --port $(PORT) --data-dir $(DATA_DIR)
+run: setup ## start the local stack with the demo on PORT (8000) with WORKERS (1); Ctrl-C stops it
+	@$(BIN)/vecmeter-local up --port $(PORT) --workers $(WORKERS) --data-dir $(DATA_DIR)
 
 .PHONY: serve
 serve: setup ## the local stack without the demo
-	@$(BIN)/vecmeter-local up --port $(PORT) --data-dir $(DATA_DIR) --no-demo
+	@$(BIN)/vecmeter-local up --port $(PORT) --workers $(WORKERS) --data-dir $(DATA_DIR) --no-demo
 
 .PHONY: task
 task: setup ## run a maintenance task in the running local stack: make task NAME=vacuum_analyze
@@ -78,6 +79,12 @@ openapi: setup ## write docs/openapi.json from the routes
 bench: setup ## the benchmarks behind docs/performance.md
 	$(BIN)/python -m benchmarks.search_request
 	$(BIN)/python -m benchmarks.imports
+
+CLIENTS ?= 500
+SECONDS_OF_LOAD ?= 60
+.PHONY: load
+load: setup ## CLIENTS (500) on the local server with two workers for SECONDS_OF_LOAD (60): docs/performance.md
+	$(BIN)/python -m benchmarks.load --clients $(CLIENTS) --seconds $(SECONDS_OF_LOAD) --workers 2
 
 .PHONY: bench-peers
 bench-peers: $(PEERS_VENV)/.ready ## install the vector stores that bench-search compares with

@@ -12,12 +12,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from botocore.credentials import Credentials
-
+from vecmeter.ledger.access import Access
 from vecmeter.ledger.alerts import Alerts
 from vecmeter.ledger.events import create_event_bridge
 from vecmeter.ledger.model import ApiKey, LimitState, Policy
-from vecmeter.ledger.signed import Access
+from vecmeter.ledger.signature import Credentials
 from vecmeter.ledger.table import Table, create_table
 from vecmeter.ledger.wire import DynamoDbWire
 from vecmeter_local.emulator import DynamoDbEmulator
@@ -75,12 +74,12 @@ def main() -> None:
 def _measure(endpoint: str) -> None:
     import boto3
 
-    access = Access("us-east-1", Credentials("test", "test"))
+    access = Access("us-east-1", lambda: Credentials("test", "test"))
     made_by: Any = boto3.client(
         "dynamodb", endpoint_url=endpoint, region_name="us-east-1", aws_access_key_id="a", aws_secret_access_key="b"
     )
     create_table(made_by, "alerts")
-    client: Any = Metered(DynamoDbWire(endpoint, access.region, access.credentials, 4))
+    client: Any = Metered(DynamoDbWire(endpoint, access, 4))
     os.environ["AWS_ENDPOINT_URL_EVENTBRIDGE"] = endpoint
     bus = create_event_bridge("default", access)
     alerts = Alerts(Table(client, "alerts"), lambda: datetime.now(UTC), 90, lambda project: "user-1", bus)

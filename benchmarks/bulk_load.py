@@ -26,7 +26,7 @@ from psycopg.types.json import Jsonb
 
 from benchmarks.search_request import event
 from benchmarks.stack import clustered, stack
-from vecmeter.vectors.connection import configure, pack_vector
+from vecmeter.vectors.packing import configure, pack_vector
 
 PLAIN = """
     CREATE TABLE plain (
@@ -84,7 +84,7 @@ def handling(path: str, key: str, bodies: Sequence[bytes]) -> Way:
     """Through the Lambda handler: an event holds the body as text."""
     from upsert_function.handler import handler
 
-    context = SimpleNamespace(aws_request_id="bench")
+    context = SimpleNamespace(aws_request_id="bench", get_remaining_time_in_millis=lambda: 29_000)
 
     def run(turn: int) -> None:
         sent = {**event(path, key, {}), "body": bodies[turn].decode()}

@@ -24,9 +24,9 @@ from benchmarks.datasets import Dataset, Matrix, Truth
 from benchmarks.in_process import Searches, row, table
 from benchmarks.stack import stack
 from vecmeter.runtime import Runtime, runtime
-from vecmeter.vectors.connection import configure, pack_vector
 from vecmeter.vectors.definitions import Options
 from vecmeter.vectors.model import Collection, FieldType, FilterableField, IndexDefinition, Query, Storage
+from vecmeter.vectors.packing import configure, pack_vector
 from vecmeter.vectors.tables import indexed_expression, statement
 
 TOP_K = 10

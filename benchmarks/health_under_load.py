@@ -13,7 +13,6 @@ import json
 import multiprocessing
 import os
 import random
-import socket
 import statistics
 import time
 from http.client import HTTPConnection
@@ -95,8 +94,6 @@ def main() -> None:
             "bench", "bench", dimension=DIMENSION, metric=Metric.COSINE, index=index, embedder=None
         )
         with listen("127.0.0.1", 0) as listener:
-            # Set on a listener, it holds for its connections; without it each answer waits 40 ms for an ACK.
-            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             server = HttpServer(create_app(runtime, search, upsert, service="bench"), listener)
             server.start()
             for clients in options.clients:

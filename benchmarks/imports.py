@@ -2,12 +2,14 @@
 
     make bench            or    .venv/bin/python -m benchmarks.imports
 
-Each figure is the median of several fresh interpreters, in CPU milliseconds of the import alone. Without byte-code
-is what a layer built by ``sam build``'s own Python builder gives; with it, what layers/core/Makefile builds.
+Each figure is the median of several fresh interpreters, in CPU milliseconds of the import alone; rounds go from one
+subject to the next, so that a slow moment of the machine meets all. Without byte-code is what a layer built by
+``sam build``'s own Python builder gives; with it, what layers/core/Makefile builds.
 """
 
 from __future__ import annotations
 
+import argparse
 import compileall
 import os
 import shutil
@@ -21,17 +23,24 @@ from py_compile import PycInvalidationMode
 
 ROOT = Path(__file__).parents[1]
 
+_PSYCOPG = "import psycopg, pgvector.psycopg"
+_WEB = "import fastapi, mangum"
+_WIRE = "from vecmeter.ledger.wire import create_wire; create_wire(1)"
 SUBJECTS = {
-    "psycopg + pgvector": "import psycopg, pgvector.psycopg",
+    "psycopg + pgvector": _PSYCOPG,
+    "FastAPI + Mangum": _WEB,
+    "DynamoDB client (ours)": _WIRE,
+    "DynamoDB client (botocore)": "import botocore.session as b; b.get_session().create_client('dynamodb')",
     "DynamoDB client (boto3)": "import boto3; boto3.client('dynamodb')",
-    "FastAPI + Mangum": "import fastapi, mangum",
+    "the first three together": f"{_PSYCOPG}; {_WEB}; {_WIRE}",
+    "Logger and metrics": "import vecmeter.telemetry",
     "search_function": "import search_function.handler",
     "upsert_function": "import upsert_function.handler",
     "admin_function": "import admin_function.handler",
     "maintenance_function": "import maintenance_function.handler",
 }
 _TIMED = "import time; start = time.process_time(); {}; print((time.process_time() - start) * 1000)"
-_SETTINGS = {
+SETTINGS = {
     "DATABASE_URL": "postgresql://nowhere",
     "TABLE_NAME": "none",
     "AWS_REGION": "us-east-1",
@@ -55,14 +64,11 @@ def copy_artifact(target: Path) -> None:
         shutil.copytree(package, target / package.name, ignore=shutil.ignore_patterns("__pycache__"))
 
 
-def import_cpu_ms(statement: str, artifact: Path, runs: int = 5) -> float:
-    """Median CPU milliseconds of running ``statement`` in a fresh interpreter that writes no byte-code."""
-    environment = {**os.environ, **_SETTINGS, "PYTHONPATH": str(artifact), "PYTHONDONTWRITEBYTECODE": "1"}
+def import_cpu_ms(statement: str, artifact: Path) -> float:
+    """CPU milliseconds of running ``statement`` in a fresh interpreter that writes no byte-code."""
+    environment = {**os.environ, **SETTINGS, "PYTHONPATH": str(artifact), "PYTHONDONTWRITEBYTECODE": "1"}
     command = [sys.executable, "-c", _TIMED.format(statement)]
-    return statistics.median(
-        float(subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout)
-        for _ in range(runs)
-    )
+    return float(subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout)
 
 
 def _is_installed(name: str) -> bool:
@@ -74,16 +80,24 @@ def _is_installed(name: str) -> bool:
 
 
 def main() -> None:
-    print(f"Python {sys.version.split()[0]}, CPU ms of the import, median of 5")
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=7)
+    rounds = parser.parse_args().rounds
+    print(f"Python {sys.version.split()[0]}, CPU ms of the import, median of {rounds}")
     print(f"{'':28}{'with byte-code':>16}{'without':>10}")
     with tempfile.TemporaryDirectory() as folder:
         bare, compiled = Path(folder, "bare"), Path(folder, "compiled")
         copy_artifact(bare)
         shutil.copytree(bare, compiled)
         compileall.compile_dir(str(compiled), quiet=2, invalidation_mode=PycInvalidationMode.UNCHECKED_HASH)
-        for name, statement in SUBJECTS.items():
-            figures = [import_cpu_ms(statement, artifact) for artifact in (compiled, bare)]
-            print(f"{name:28}{figures[0]:16.0f}{figures[1]:10.0f}")
+        import_cpu_ms(_PSYCOPG, compiled)  # the first reads from the disk
+        figures: dict[tuple[str, Path], list[float]] = {(n, a): [] for n in SUBJECTS for a in (compiled, bare)}
+        for _ in range(rounds):
+            for (name, artifact), found in figures.items():
+                found.append(import_cpu_ms(SUBJECTS[name], artifact))
+        for name in SUBJECTS:
+            with_, without = (statistics.median(figures[name, artifact]) for artifact in (compiled, bare))
+            print(f"{name:28}{with_:16.0f}{without:10.0f}")
 
 
 if __name__ == "__main__":

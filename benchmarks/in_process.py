@@ -14,6 +14,7 @@ from benchmarks.datasets import Dataset, Matrix
 from vecmeter.runtime import Runtime
 from vecmeter.vectors.definitions import DEFAULTS, Options
 from vecmeter.vectors.model import Collection, IndexDefinition, IndexType, Metric, Query, Vector
+from vecmeter.vectors.turns import Orders
 
 PROJECT = "bench"
 _BATCH = 1000
@@ -49,7 +50,7 @@ def fill(
         runtime.records.upsert(collection, batch)
     if collection.index.type is not IndexType.NONE:
         build_indexes(runtime, [current(runtime, collection)])
-    runtime.maintenance.vacuum_analyze([current(runtime, collection)])
+    runtime.maintenance.vacuum_analyze([current(runtime, collection)], Orders(force=True))
 
 
 def build_indexes(runtime: Runtime, collections: Sequence[Collection]) -> None:

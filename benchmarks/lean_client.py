@@ -1,4 +1,4 @@
-"""The leanest client we know of for the same work: psycopg, and DynamoDB's wire by http.client, signed by hand.
+"""The leanest client we know of for the same work: psycopg, and DynamoDB's wire over a plain socket, signed by hand.
 
 It does what a search costs at least: the admission's update, the search statement, then settle and record side by
 side. It decides nothing, checks nothing and renders nothing.
@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import http.client
 import json
+import socket
 import threading
 from datetime import UTC, datetime
 from typing import Any
@@ -32,16 +32,28 @@ class LeanDynamoDb:
     def call(self, operation: str, request: dict[str, Any]) -> dict[str, Any]:
         body = json.dumps(request).encode()
         target = f"DynamoDB_20120810.{operation}"
-        connection = getattr(self._local, "connection", None)
-        if connection is None:
-            connection = self._local.connection = http.client.HTTPConnection(self._host)
-        connection.request("POST", "/", body, self._headers(target, body))
-        answer = connection.getresponse()
-        content = answer.read()
-        if answer.status != 200:
+        lines = "".join(f"{name}: {value}\r\n" for name, value in self._headers(target, body).items())
+        head = f"POST / HTTP/1.1\r\nHost: {self._host}\r\n{lines}Content-Length: {len(body)}\r\n\r\n"
+        connection, reader = self._connected()
+        connection.sendall(head.encode() + body)
+        status, length = reader.readline().split()[1], 0
+        while (line := reader.readline()) != b"\r\n":
+            if line[:15].lower() == b"content-length:":
+                length = int(line[15:])
+        content = reader.read(length)
+        if status != b"200":
             raise RuntimeError(content)
         decoded: dict[str, Any] = json.loads(content)
         return decoded
+
+    def _connected(self) -> tuple[socket.socket, Any]:
+        """This thread's connection."""
+        if not hasattr(self._local, "connection"):
+            parts = urlsplit(f"//{self._host}")
+            self._local.connection = socket.create_connection((parts.hostname, parts.port))
+            self._local.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._local.reader = self._local.connection.makefile("rb")
+        return self._local.connection, self._local.reader
 
     def _headers(self, target: str, body: bytes) -> dict[str, str]:
         moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")

@@ -23,6 +23,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from tests.fixtures.boto3_client import Boto3Client
+
 from vecmeter.errors import LimitExceededError
 from vecmeter.ledger.admission import Admissions
 from vecmeter.ledger.alerts import Alerts
@@ -198,7 +200,9 @@ def main() -> None:
             write_units(settings, rounds)
             print(f"  {'milliseconds':34}{'p50':>8}{'p95':>8}{'CPU mean':>10}")
             large = {"daily_requests": 10**9, "monthly_requests": 10**9, "daily_tokens": 10**9}
-            wire, boto3 = (Requests(client, settings, **large) for client in (create_wire(4), create_client()))
+            wire, boto3 = (
+                Requests(client, settings, **large) for client in (create_wire(4), Boto3Client(create_client()))
+            )
             in_turns({"whole request, our wire": wire.one, "whole request, boto3": boto3.one}, rounds)
             in_turns(after_the_work(wire), rounds)
             encoding()

@@ -18,7 +18,7 @@ from typing import Any
 import psycopg
 
 from benchmarks.stack import clustered, stack
-from vecmeter.vectors.connection import configure, pack_vectors
+from vecmeter.vectors.packing import configure, pack_vectors
 
 ONE_TABLE = """
     CREATE TABLE {name} (id text PRIMARY KEY, metadata jsonb NOT NULL, embedding vector({dimension}) NOT NULL);

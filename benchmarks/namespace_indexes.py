@@ -19,8 +19,12 @@ from vecmeter.vectors.index_builds import IndexBuilds
 from vecmeter.vectors.index_policy import Thresholds
 from vecmeter.vectors.maintenance import Maintenance
 from vecmeter.vectors.model import Collection, IndexDefinition, Metric, Query, Vector
+from vecmeter.vectors.probing import Prober
 from vecmeter.vectors.records import Records
+from vecmeter.vectors.reindex import ReindexThresholds
 from vecmeter.vectors.search import Searcher
+from vecmeter.vectors.turns import Orders, Turns
+from vecmeter.vectors.vacuum import VacuumThresholds
 
 DIMENSION = 64
 SEARCHES = 200
@@ -67,7 +71,14 @@ class Subject:
         builds = IndexBuilds(
             thresholds=thresholds, most_memory=2**29, measure=lambda collection, namespace: 1.0, look_seconds=0.0
         )
-        return Maintenance(lambda: self.dsn, self.collections, builds)
+        return Maintenance(
+            Turns(lambda: self.dsn),
+            self.collections,
+            builds,
+            Prober(self.searcher),
+            to_vacuum=VacuumThresholds(),
+            to_reindex=ReindexThresholds(),
+        )
 
     def search_ms(self, collection: Collection, namespace: str) -> float:
         def search(turn: int) -> object:
@@ -89,7 +100,7 @@ class Subject:
         taken = median_ms(insert, 5)
         ids = [f"{seed}-{turn}-{at}" for turn in range(5) for at in range(BATCH)]
         self.records.delete_ids(collection, namespace, ids, dry_run=False)
-        self.maintenance().vacuum_analyze([collection])  # or the graphs keep them
+        self.maintenance().vacuum_analyze([collection], Orders(force=True))  # or the graphs keep them
         return taken
 
 

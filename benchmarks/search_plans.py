@@ -25,6 +25,7 @@ import numpy.typing as npt
 from benchmarks.stack import stack
 from vecmeter.vectors.model import Collection, IndexDefinition, Metric, Query, Storage, Vector
 from vecmeter.vectors.search import Searcher
+from vecmeter.vectors.turns import Orders
 
 QUERIES = 60
 CLUSTERS = 200
@@ -162,7 +163,7 @@ def main() -> None:
         for start in range(0, len(vectors), 1000):
             process.records.upsert(collection, vectors[start : start + 1000])
         process.maintenance.build_indexes([collection])
-        process.maintenance.vacuum_analyze([collection])
+        process.maintenance.vacuum_analyze([collection], Orders(force=True))
         collection = process.collections.use("bench", "bench", lambda c: c, fresh=True)
         [pid] = process.database.run(lambda c: c.execute("SELECT pg_backend_pid()").fetchone()) or [0]
         schedule = Path(f"/proc/{pid}/schedstat")

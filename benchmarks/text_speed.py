@@ -30,6 +30,7 @@ from vecmeter.runtime import Runtime, build_runtime
 from vecmeter.settings import Settings
 from vecmeter.vectors.definitions import Options
 from vecmeter.vectors.model import Collection, IndexDefinition, Metric, Mode, Query, Vector
+from vecmeter.vectors.turns import Orders
 
 DIMENSION = 64
 NAMESPACES = ("", "customer")
@@ -103,7 +104,7 @@ def load(runtime: Runtime, count: int) -> tuple[Collection, list[str]]:
         )  # fmt: skip
     _say("written")
     runtime.maintenance.build_indexes([collection])
-    runtime.maintenance.vacuum_analyze([collection])
+    runtime.maintenance.vacuum_analyze([collection], Orders(force=True))
     _say("indexed")
     return runtime.collections.use("bench", "documents", lambda found: found, fresh=True), _questions(count)
 

@@ -42,6 +42,7 @@ def application(endpoint: Callable[..., Any], *, business: bool, runs_alone: boo
     app = FastAPI()
     app.state.runtime = SimpleNamespace(settings=SimpleNamespace(api_prefix=""))
     app.state.runs_alone = runs_alone
+    app.state.threads = 24
     router = APIRouter(route_class=BusinessRoute) if business else APIRouter()
     router.post("/trivial")(endpoint)
     app.include_router(router)

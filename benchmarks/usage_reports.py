@@ -18,9 +18,9 @@ from tests.fixtures.ledger import ManualClock, wire_to
 from tests.fixtures.usage import Books, open_books, record_at
 
 from vecmeter.ledger.activity import HOUR
-from vecmeter.ledger.reports import KeyName, Selection
+from vecmeter.ledger.reports import Selection
 from vecmeter.ledger.table import Table, create_table
-from vecmeter.ledger.totals import summarize
+from vecmeter.ledger.totals import KeyName, summarize
 from vecmeter_local.emulator import DynamoDbEmulator
 
 DAYS, PER_HOUR = 10, 8

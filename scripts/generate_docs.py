@@ -30,6 +30,7 @@ _NOWHERE = {
 
 
 def openapi_document() -> str:
+    from admin_function.metrics_routes import exposition
     from admin_function.routes import router as admin
     from search_function.routes import router as search
     from upsert_function.routes import router as upsert
@@ -38,7 +39,7 @@ def openapi_document() -> str:
     from vecmeter.settings import Settings
 
     settings = Settings.from_environment({"DATABASE_URL": "postgresql://nowhere", "TABLE_NAME": "none"})
-    app = create_app(build_runtime(settings), search, upsert, admin, service="docs")
+    app = create_app(build_runtime(settings), search, upsert, admin, exposition, service="docs")
     return json.dumps(app.openapi(), indent=2, ensure_ascii=False) + "\n"
 
 

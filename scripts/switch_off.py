@@ -185,6 +185,20 @@ MECHANISMS = (
         "            kept = record",
         "exactness.py",
     ),
+    Mechanism(
+        "a running total is added to once",
+        LEDGER + "running_totals.py",
+        'condition="v = :old" if before.version else "attribute_not_exists(pk)",',
+        'condition="attribute_exists(pk) OR v = :old" if before.version else "attribute_not_exists(pk)",',
+        ("tests/integration/test_usage_counters.py",),
+    ),
+    Mechanism(
+        "a total that is older than an hour's roll-up is read again",
+        LEDGER + "usage_counters.py",
+        "if all(hour.running <= total.version for hour in rolled_up.values()):",
+        "if True:",
+        ("tests/integration/test_usage_counters.py",),
+    ),
 )
 
 

@@ -11,8 +11,10 @@ pytest_plugins = [
     "tests.fixtures.ledger",
     "tests.fixtures.events",
     "tests.fixtures.vectors",
+    "tests.fixtures.postgres_versions",
     "tests.fixtures.artifacts",
     "tests.fixtures.usage",
+    "tests.fixtures.local_stack",
 ]
 
 

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from tests.architecture.test_template import Node, all_statements, infra, load, references
+from tests.fixtures.templates import Node, all_statements, infra, load, references
 from vecmeter.ledger.alerts import DETAIL_TYPE
 from vecmeter.ledger.events import SOURCE
 
@@ -54,7 +54,7 @@ def test_functions_may_put_events_on_this_bus_alone_and_only_where_it_is_wanted(
     assert template["Resources"]["Alerts"]["Condition"] == "SendsAlerts"
     variable = template["Globals"]["Function"]["Environment"]["Variables"]["EVENT_BUS_NAME"]
     assert "SendsAlerts" in references(variable)
-    assert infra("network")["Resources"]["EventsEndpoint"]["Condition"] == "SendsAlerts"
+    assert infra("endpoints")["Resources"]["Events"]["Condition"] == "SendsAlerts"
 
 
 def test_the_webhook_is_made_only_where_there_is_one(resources: dict[str, Node]) -> None:

@@ -6,96 +6,27 @@ import dataclasses
 import json
 import re
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from unittest.mock import MagicMock
 
 import pytest
 from fastapi import APIRouter, FastAPI
-from samtranslator.translator.transform import transform  # type: ignore[import-untyped]
-from samtranslator.yaml_helper import yaml_parse  # type: ignore[import-untyped]
 
+from admin_function.metrics_routes import exposition
 from admin_function.routes import router as admin_router
 from search_function.routes import router as search_router
 from tests.fixtures.artifacts import FUNCTIONS, PROJECT
+from tests.fixtures.templates import Node, infra, parameters_of, references, walk
 from upsert_function.routes import router as upsert_router
-from vecmeter.embedding import bedrock
 from vecmeter.http.health import health
 from vecmeter.ledger.table import create_table
 from vecmeter.settings import Settings
 from vecmeter.tasks import SCHEDULE
-from vecmeter.telemetry import Metric
 
-Node = Any
 HTTP_FUNCTIONS = ("Search", "Upsert", "Admin")
 # Read by the SDK or by Powertools, not by settings.py.
 OTHER_VARIABLES = re.compile(r"(AWS|POWERTOOLS)_")
 NESTED = sorted(path.stem for path in (PROJECT / "infra").glob("*.yaml"))
-
-
-def load(name: str) -> Node:
-    return yaml_parse((PROJECT / name).read_text())
-
-
-def infra(name: str) -> Node:
-    return load(f"infra/{name}.yaml")
-
-
-@pytest.fixture(scope="module")
-def template() -> Node:
-    return load("template.yaml")
-
-
-@pytest.fixture(scope="module")
-def functions() -> dict[str, Node]:
-    """The functions' properties once SAM has merged Globals into them."""
-    source = load("template.yaml")
-    for resource in source["Resources"].values():
-        for uri in ("CodeUri", "ContentUri"):
-            if uri in resource["Properties"]:
-                resource["Properties"][uri] = "s3://bucket/key"
-    translated = transform(source, {}, NoManagedPolicies(), feature_toggle=None)
-    resources = translated["Resources"]
-    return {name: resources[f"{name.title()}Function"]["Properties"] for name in FUNCTIONS}
-
-
-class NoManagedPolicies:
-    def load(self) -> dict[str, str]:
-        return {}
-
-
-def walk(node: Node) -> Iterator[Node]:
-    yield node
-    children = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
-    for child in children:
-        yield from walk(child)
-
-
-def references(node: Node) -> set[str]:
-    """Names that Ref, Sub and conditions in a part of a template speak of."""
-    found = set()
-    for part in walk(node):
-        if not isinstance(part, dict):
-            continue
-        if "Ref" in part:
-            found.add(part["Ref"])
-        if isinstance(part.get("Fn::Sub"), str):
-            found.update(re.findall(r"\$\{(\w+)\}", part["Fn::Sub"]))
-        if "Fn::If" in part:
-            found.add(part["Fn::If"][0])
-        if isinstance(part.get("Condition"), str):
-            found.add(part["Condition"])
-    return found
-
-
-def parameters_of(node: Node, template: Node) -> set[str]:
-    """Parameters a part of the template depends on, through conditions too."""
-    found, seen = references(node), set[str]()
-    while new := {name for name in found if name in template["Conditions"]} - seen:
-        seen |= new
-        found |= set().union(*(references(template["Conditions"][name]) for name in new))
-    return found & set(template["Parameters"])
 
 
 def environment(function: Node) -> Node:
@@ -137,12 +68,26 @@ def test_settings_accept_what_the_template_sets(name: str, functions: dict[str, 
     for variable, value in variables.items():
         if isinstance(value, dict) and value.get("Ref") in template["Parameters"]:
             parameter = template["Parameters"][value["Ref"]]
-            fixed[variable] = parameter["Default"]
-            choices[variable] = parameter.get("AllowedValues", [])
+            fixed[variable] = str(parameter["Default"])
+            choices[variable] = parameter.get("AllowedValues", []) + bounds(parameter)
+        elif isinstance(value, dict) and all(isinstance(one, str) for one in value.get("Fn::If", [{}])):
+            fixed[variable], *choices[variable] = value["Fn::If"][1:]
     assert Settings.from_environment(fixed).table_name == "given"
     for variable, allowed in choices.items():
         for one in allowed:
             Settings.from_environment(fixed | {variable: one})
+
+
+def bounds(parameter: Node) -> list[str]:
+    return [str(parameter[name]) for name in ("MinValue", "MaxValue") if name in parameter]
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_parameter_has_the_default_of_its_setting(name: str, functions: dict[str, Node], template: Node) -> None:
+    defaults = {field.name.upper(): field.metadata["default"] for field in dataclasses.fields(Settings)}
+    for variable, value in environment(functions[name]).items():
+        if isinstance(value, dict) and value.get("Ref") in template["Parameters"]:
+            assert str(template["Parameters"][value["Ref"]]["Default"]) == defaults[variable], variable
 
 
 def test_every_task_of_the_schedule_is_scheduled() -> None:
@@ -152,7 +97,9 @@ def test_every_task_of_the_schedule_is_scheduled() -> None:
         if resource["Type"] != "AWS::Scheduler::Schedule":
             continue
         properties = resource["Properties"]
-        number, unit = re.fullmatch(r"rate\((\d+) (\w+)\)", properties["ScheduleExpression"]).groups()  # type: ignore[union-attr]
+        rate = properties["ScheduleExpression"]
+        often = rate if isinstance(rate, str) else rate["Fn::If"][2]
+        number, unit = re.fullmatch(r"rate\((\d+) (\w+)\)", often).groups()  # type: ignore[union-attr]
         event = json.loads(properties["Target"]["Input"])
         assert list(event) == ["task"]
         found[event["task"]] = int(number) * seconds[unit]
@@ -172,7 +119,7 @@ def test_the_table_is_the_one_the_code_creates() -> None:
     assert {name: properties[name] for name in created} == created
     assert properties["TimeToLiveSpecification"] == ttl == {"Enabled": True, "AttributeName": "ttl"}
     assert properties["PointInTimeRecoverySpecification"] == {"PointInTimeRecoveryEnabled": True}
-    assert properties["SSESpecification"] == {"SSEEnabled": True}
+    assert properties["SSESpecification"]["SSEEnabled"] is True
     assert "Protected" in references(properties["DeletionProtectionEnabled"])
     assert table["DeletionPolicy"] == table["UpdateReplacePolicy"] == "Retain"
 
@@ -217,6 +164,7 @@ def code_routes() -> list[tuple[str, str, str]]:
     """Function, method and path of each operation."""
     routers = [("search", search_router), ("upsert", upsert_router), ("admin", admin_router)]
     found = [("search", *operation) for operation in operations(health, prefix="")]
+    found += [("admin", *operation) for operation in operations(exposition, prefix="")]
     for name, router in routers:
         found += [(name, *operation) for operation in operations(router, prefix="/v1")]
     return found
@@ -248,92 +196,14 @@ def test_functions_have_limits_logs_and_a_role_of_their_own(name: str, functions
     assert function["MemorySize"] == {"Ref": f"{name.title()}MemorySize"}
     assert function["LoggingConfig"] == {"LogGroup": {"Ref": f"{name.title()}Logs"}}
     assert function["Role"] == {"Fn::GetAtt": ["Roles", f"Outputs.{name.title()}RoleArn"]}
-    assert function["Layers"] == [{"Ref": next(iter(references(function["Layers"])))}]
+    assert function["Layers"][0]["Ref"].startswith("CoreLayer")
+    assert function["Layers"][1:] == [
+        {"Fn::If": ["HasTracingLayer", {"Ref": "TracingLayerArn"}, {"Ref": "AWS::NoValue"}]}
+    ]
     package, module, attribute = function["Handler"].split(".")
     assert (PROJECT / "functions" / name / package / f"{module}.py").exists()
     assert attribute == "handler"
     assert "UsesVpc" in references(function["VpcConfig"])
-
-
-def statements(policy: Node) -> list[Node]:
-    found = []
-    for statement in policy["PolicyDocument"]["Statement"]:
-        found.append(statement["Fn::If"][1] if "Fn::If" in statement else statement)
-    return found
-
-
-def actions(statement: Node) -> set[str]:
-    action = statement["Action"]
-    return {action} if isinstance(action, str) else set(action)
-
-
-def test_each_function_may_do_what_it_does_and_no_more() -> None:
-    resources = infra("roles")["Resources"]
-    reads_and_writes = {"dynamodb:GetItem", "dynamodb:PutItem", "dynamodb:UpdateItem"}
-    lists_and_purges = {"dynamodb:Query", "dynamodb:BatchWriteItem"}
-    expected = {
-        "Search": reads_and_writes,
-        "Upsert": reads_and_writes,
-        "Admin": reads_and_writes | lists_and_purges | {"dynamodb:DeleteItem", "dynamodb:ConditionCheckItem"},
-        "Maintenance": reads_and_writes | lists_and_purges | {"dynamodb:DeleteItem"},
-    }
-    for name, allowed in expected.items():
-        role = resources[f"{name}Role"]["Properties"]
-        on_table, *others = [s for policy in role["Policies"] for s in statements(policy)]
-        assert on_table["Resource"] == {"Ref": "TableArn"}
-        assert actions(on_table) == allowed
-        more = {"Maintenance": [{"sqs:SendMessage"}], "Upsert": [{"lambda:InvokeFunction"}]}
-        assert [actions(other) for other in others] == more.get(name, [])
-        embeds = "Embedding" in references(role["ManagedPolicyArns"])
-        assert embeds == (name in ("Search", "Upsert"))
-        assert ("UsageExports" in references(role["ManagedPolicyArns"])) == (name in ("Admin", "Maintenance"))
-    assert resources["Embedding"]["Condition"] == "UsesBedrock"
-    assert resources["UsageExports"]["Condition"] == "Exports"
-    (exports,) = statements(resources["UsageExports"]["Properties"])
-    assert actions(exports) == {"s3:PutObject", "s3:AbortMultipartUpload"}
-    assert exports["Resource"]["Fn::Sub"].endswith(":s3:::${ExportBucket}/usage/*")
-    for statement in (s for stack in ("roles", "schedules") for s in all_statements(infra(stack))):
-        assert "*" not in str(statement["Action"])
-        assert statement["Resource"] != "*"
-
-
-def test_the_upsert_function_alone_knows_and_may_invoke_the_maintenance_function(
-    template: Node, functions: dict[str, Node]
-) -> None:
-    name = "MAINTENANCE_FUNCTION_NAME"
-    assert [one for one in FUNCTIONS if name in functions[one]["Environment"]["Variables"]] == ["upsert"]
-    known = functions["upsert"]["Environment"]["Variables"][name]
-    # The network of the stack has no way to Lambda.
-    assert known == {"Fn::If": ["CreatesNetwork", "", {"Ref": "MaintenanceFunction"}]}
-    allowed = template["Resources"]["Roles"]["Properties"]["Parameters"]["MaintenanceArn"]["Fn::Sub"]
-    assert allowed.endswith(":function:${AWS::StackName}-MaintenanceFunction-*"), "as CloudFormation names it"
-    (_, invoke) = statements(infra("roles")["Resources"]["UpsertRole"]["Properties"]["Policies"][0])
-    assert invoke["Resource"] == {"Ref": "MaintenanceArn"}
-
-
-def all_statements(stack: Node) -> Iterator[Node]:
-    for part in walk(stack["Resources"]):
-        if isinstance(part, dict) and "Action" in part and "Resource" in part:
-            yield part
-
-
-def test_the_models_that_may_be_invoked_are_those_of_the_code() -> None:
-    (statement,) = statements(infra("roles")["Resources"]["Embedding"]["Properties"])
-    allowed = {arn["Fn::Sub"].rsplit("/", 1)[1] for arn in statement["Resource"]}
-    assert allowed == {bedrock.TITAN, bedrock.COHERE_ENGLISH, bedrock.COHERE_MULTILINGUAL}
-
-
-def test_alarms_and_dashboard_show_metrics_there_are() -> None:
-    resources = infra("observability")["Resources"]
-    known = {metric.label for metric in Metric}
-    alarms = [one["Properties"] for one in resources.values() if one["Type"] == "AWS::CloudWatch::Alarm"]
-    ours = [alarm for alarm in alarms if alarm["Namespace"] == {"Ref": "MetricsNamespace"}]
-    assert {alarm["MetricName"] for alarm in ours} <= known
-    assert {"Errors", "Latency", "Refusals"} <= {alarm["MetricName"] for alarm in ours}
-    assert all(alarm["AlarmActions"] == [{"Ref": "Topic"}] for alarm in alarms)
-    dashboard = json.loads(resources["Dashboard"]["Properties"]["DashboardBody"]["Fn::Sub"])
-    shown = [metric for widget in dashboard["widgets"] for metric in widget["properties"]["metrics"]]
-    assert {metric[1] for metric in shown if metric[0] == "${MetricsNamespace}"} <= known
 
 
 @pytest.mark.parametrize("name", NESTED)
@@ -355,13 +225,14 @@ def test_nested_stacks_get_their_parameters_and_give_what_is_asked(name: str, te
 
 
 def test_a_changed_parameter_publishes_the_http_functions_anew(template: Node) -> None:
-    """With SnapStart they serve published versions: what their description lacks, Revision has to carry."""
+    """They serve published versions: what their description lacks, Revision has to carry."""
     carried = documented_revision_parameters()
     for name in HTTP_FUNCTIONS:
         function = template["Resources"][f"{name}Function"]["Properties"]
         described = references(function["VersionDescription"])
         used = parameters_of([function, template["Globals"]["Function"]], template)
-        assert used - described == carried - {"VpcId"}
+        # The ceiling is the function's, whichever version runs.
+        assert used - described - {f"{name}Concurrency"} == carried - {"RestoredTable"}
         assert "Revision" in described
 
 

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from moto import mock_aws
 
+from tests.fixtures.boto3_client import Boto3Client
 from tests.fixtures.faults import FaultyClient
-from tests.fixtures.ledger import wire_to
+from tests.fixtures.ledger import never_open, wire_to
 from vecmeter.ledger.table import Table, create_client, create_table
 
 
@@ -23,13 +24,14 @@ def faulty(request: pytest.FixtureRequest) -> Iterator[tuple[FaultyClient, str]]
             request.getfixturevalue("aws_environment")
             patch.delenv("AWS_ENDPOINT_URL_DYNAMODB", raising=False)
             parts.enter_context(mock_aws())
-            client: Any = create_client()
+            moto = create_client()
             name = "contract"
-            create_table(client, name)
+            create_table(moto, name)
+            client: Any = Boto3Client(moto)
         else:
             endpoint = request.getfixturevalue("dynamodb_endpoint")
             name = request.getfixturevalue("table_name")
-            client = create_client() if request.param == "boto3" else wire_to(endpoint)
+            client = Boto3Client(create_client()) if request.param == "boto3" else wire_to(endpoint)
         parts.callback(client.close)
         yield FaultyClient(client), name
 
@@ -48,4 +50,4 @@ def tried(faulty: tuple[FaultyClient, str]) -> FaultyClient:
 @pytest.fixture
 def table(faulty: tuple[FaultyClient, str], pauses: list[float]) -> Table:
     client: Any = faulty[0]
-    return Table(client, faulty[1], pause=pauses.append)
+    return Table(client, faulty[1], circuit=never_open(), pause=pauses.append)

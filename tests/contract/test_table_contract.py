@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.fixtures.faults import Fault, FaultyClient, client_error
+from tests.fixtures.faults import Fault, FaultyClient, service_error
 from vecmeter.errors import LedgerUnavailableError
 from vecmeter.ledger import transactions
 from vecmeter.ledger.table import BACKOFF_SECONDS, BATCH_ROUNDS, ConditionFailed, Table
@@ -160,7 +160,7 @@ class TestTransactions:
     def test_a_cancelled_transaction_is_tried_again_only_when_that_can_help(
         self, table: Table, tried: FaultyClient, reasons: list[str], expected: type[Exception] | None
     ) -> None:
-        cancelled = client_error("TransactionCanceledException", CancellationReasons=[{"Code": c} for c in reasons])
+        cancelled = service_error("TransactionCanceledException", CancellationReasons=[{"Code": c} for c in reasons])
         tried.fail(cancelled, cancelled, cancelled)
         with pytest.raises(expected or type(cancelled)):
             table.insert(item("a"))

@@ -9,20 +9,14 @@ from typing import Any
 import boto3
 import pytest
 from botocore.config import Config
-from botocore.exceptions import (
-    ConnectionClosedError,
-    ConnectTimeoutError,
-    CredentialRetrievalError,
-    EndpointConnectionError,
-    NoCredentialsError,
-    ParamValidationError,
-    ReadTimeoutError,
-)
+from botocore.exceptions import ConnectionClosedError, EndpointConnectionError, ReadTimeoutError
 
-from tests.fixtures.faults import Fault, FaultyClient, FaultyEndpoint, Reply, client_error
-from tests.fixtures.ledger import wire_to
+from tests.fixtures.boto3_client import Boto3Client
+from tests.fixtures.faults import Fault, FaultyClient, FaultyEndpoint, Reply, service_error
+from tests.fixtures.ledger import never_open, wire_to
 from vecmeter.errors import LedgerUnavailableError
 from vecmeter.ledger import transactions
+from vecmeter.ledger.signed import ServiceError
 from vecmeter.ledger.table import BACKOFF_SECONDS, Table, create_client
 
 TEMPORARY = [
@@ -31,10 +25,8 @@ TEMPORARY = [
     Fault.THROTTLED,
     Fault.SERVER_ERROR,
     Fault.AWAY,
-    ConnectTimeoutError(endpoint_url="u", error=None),
-    CredentialRetrievalError(provider="p", error_msg="e"),
     *(
-        client_error(code)
+        service_error(code)
         for code in (
             "ProvisionedThroughputExceededException",
             "RequestLimitExceeded",
@@ -43,21 +35,20 @@ TEMPORARY = [
             "InternalServerError",
         )
     ),
-    client_error("502", status=502),
+    service_error("502", status=502),
 ]
 PERMANENT = [
-    client_error("ValidationException"),
-    client_error("AccessDeniedException"),
-    client_error("UnrecognizedClientException"),
-    ParamValidationError(report="r"),
-    NoCredentialsError(),
+    service_error("ValidationException"),
+    service_error("AccessDeniedException"),
+    service_error("UnrecognizedClientException"),
+    TypeError("no type of DynamoDB's"),
 ]
 
 
 def _name(case: Any) -> str:
     if isinstance(case, Fault):
         return case.name.lower()
-    return case.response["Error"]["Code"] if hasattr(case, "response") else type(case).__name__
+    return case.code if isinstance(case, ServiceError) else type(case).__name__
 
 
 def item(sk: str = "a", **attributes: Any) -> dict[str, Any]:
@@ -146,15 +137,15 @@ class TestSockets:
                 endpoint = parts.enter_context(FaultyEndpoint(dynamodb_endpoint, replies))
                 client = self._client(request.param, endpoint.url)
                 parts.callback(client.close)
-                return Table(client, table_name, pause=lambda _: None), endpoint
+                return Table(client, table_name, circuit=never_open(), pause=lambda _: None), endpoint
 
             yield connect
 
     def _client(self, kind: str, endpoint: str) -> Any:
         if kind == "wire":
-            return wire_to(endpoint, read_seconds=0.2)
-        config = Config(retries={"total_max_attempts": 1}, connect_timeout=1, read_timeout=0.2)
-        return boto3.client("dynamodb", endpoint_url=endpoint, config=config)
+            return wire_to(endpoint, read_seconds=0.5)
+        config = Config(retries={"total_max_attempts": 1}, connect_timeout=1, read_timeout=0.5)
+        return Boto3Client(boto3.client("dynamodb", endpoint_url=endpoint, config=config))
 
     @pytest.mark.parametrize("reply", [r for r in Reply if r not in (Reply.PASS, Reply.APPLY_AND_CLOSE, Reply.HALF)])
     def test_a_call_that_did_not_arrive_is_tried_again(self, connect: Any, reply: Reply) -> None:

@@ -92,7 +92,7 @@ class Cloud:
         """How many processes run the function: each unpacks it into a folder of its own."""
         return len(list((self.folder / "tmp").glob(f"ministack-lambda-{function_name}-*")))
 
-    def wait_until_gone(self, seconds: float = 10) -> None:
+    def wait_until_gone(self, seconds: float = 30) -> None:
         """Functions end when the emulator does; fails if one of ours still works in a folder of ours (Linux only)."""
         deadline = time.monotonic() + seconds
         while left := [folder for folder in self._working_folders() if folder.startswith(str(self.folder))]:

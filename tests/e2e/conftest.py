@@ -1,7 +1,8 @@
-"""One deployment for all end-to-end tests: built, deployed, migrated, with the operator's first key."""
+"""One deployment for all end-to-end tests: built, deployed, with the operator's first key."""
 
 from __future__ import annotations
 
+import json
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
 
 from tests.e2e.cloud import Cloud
 from tests.e2e.deployment import Deployment, build, deploy
@@ -39,13 +41,16 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
 
 
 @pytest.fixture(scope="session")
-def parameters(postgres_server: PostgresServer) -> dict[str, str]:
-    """The template's: an empty database of this run in place of the database stack. Functions are local processes here,
-    so they reach its Unix socket."""
+def parameters(cloud: Cloud, postgres_server: PostgresServer) -> dict[str, str]:
+    """The template's: a secret of an empty database of this run in place of the database stack; else its defaults.
+    Functions are local processes here, so they reach the database's Unix socket."""
     name = f"e2e_{uuid.uuid4().hex[:8]}"
     with psycopg.connect(postgres_server.dsn("postgres"), autocommit=True) as connection:
         connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-    return {"DatabaseUrl": postgres_server.dsn(name), "AlertEvents": "true"}
+    reached = conninfo_to_dict(postgres_server.dsn(name))
+    secret = {"host": reached["host"], "dbname": name, "username": reached["user"], "password": "none"}
+    created = cloud.client("secretsmanager").create_secret(Name=name, SecretString=json.dumps(secret))
+    return {"DatabaseSecretArn": created["ARN"], "AlertEvents": "true"}
 
 
 @pytest.fixture(scope="session")
@@ -67,7 +72,6 @@ class Operator:
 @pytest.fixture(scope="session")
 def operator(fresh_deployment: Deployment) -> Operator:
     """What docs/deploy.md has an operator do after the first deployment."""
-    assert fresh_deployment.run_task_by_sam("migrate")["status"] == "ok"
-    created = fresh_deployment.run_task("create_admin_key")
+    created = fresh_deployment.run_task_by_sam("create_admin_key")
     assert created["status"] == "ok"
     return Operator(fresh_deployment, created["key"])

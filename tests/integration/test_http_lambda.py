@@ -55,7 +55,8 @@ def alone(database_url: str, table_name: str) -> Iterator[tuple[Api, Invoke]]:
     asyncio.set_event_loop(loop)
     with open_api(settings_for(database_url, table_name, database_pool_size=1), runs_alone=True) as api:
         handler = adapt(api.app)
-        yield api, lambda *args, **more: handler(event(*args, **more), SimpleNamespace(aws_request_id="lambda-id"))
+        context = SimpleNamespace(aws_request_id="lambda-id", get_remaining_time_in_millis=lambda: 29_000)
+        yield api, lambda *args, **more: handler(event(*args, **more), context)
     asyncio.set_event_loop(None)
     loop.close()
 
@@ -164,7 +165,8 @@ import importlib, json, sys
 from types import SimpleNamespace
 handler = importlib.import_module(f"{sys.argv[1]}_function.handler").handler
 events = json.load(sys.stdin)
-answers = [handler(event, SimpleNamespace(aws_request_id="a", function_name="f")) for event in events]
+context = SimpleNamespace(aws_request_id="a", function_name="f", get_remaining_time_in_millis=lambda: 29_000)
+answers = [handler(event, context) for event in events]
 print("ANSWERS " + json.dumps(answers))
 """
 

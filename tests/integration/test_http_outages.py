@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -59,7 +60,13 @@ def database_away(database_url: str) -> Iterator[None]:
 def test_without_postgresql_every_route_that_needs_it_is_503_and_is_fine_again_after(
     database_url: str, table_name: str, pool_size: int
 ) -> None:
-    settings = settings_for(database_url, table_name, database_pool_size=pool_size, database_connect_timeout_seconds=1)
+    settings = settings_for(
+        database_url,
+        table_name,
+        database_pool_size=pool_size,
+        database_connect_timeout_seconds=1,
+        circuit_failures=sys.maxsize,  # what comes after so many is in test_http_circuits.py
+    )
     with open_api(settings) as api:
         world = make_world(api)
         contents, used = world.tenant.contents(), api.used(world.tenant.key)

@@ -136,7 +136,7 @@ def test_debug_says_how_the_search_went(points: Tenant) -> None:
     answer = points.call("POST", "/c/search", json={"vector": [1, 0], "include_debug": True, "exact": True})
     debug = answer.json()["debug"]
     timings = debug.pop("timings_ms")
-    assert debug == {"plan": "exact", "candidates_before": 20, "candidates": 20, "cache": "off"}
+    assert debug == {"plan": "exact", "candidates_before": 20, "candidates": 20, "cache": "miss"}
     assert set(timings) == {"ledger", "database", "total"}
     assert timings["total"] >= timings["database"] > 0
 

@@ -288,6 +288,25 @@ def test_health_answers_at_once_while_slow_requests_fill_every_thread(database_u
     assert quota < 1
 
 
+def test_a_connection_that_is_kept_gives_each_request_its_whole_time(database_url: str, table_name: str) -> None:
+    """Bodies that make the server stop reading for a moment, for longer than one request may take."""
+    settings = settings_for(database_url, table_name, request_timeout_seconds=4)  # 1 of them for the work
+    with open_api(settings) as api, serving(api) as port:
+        tenant = make_world(api).tenant
+        connection = HTTPConnection("127.0.0.1", port, timeout=30)
+        vectors = [{"id": f"{i}", "vector": [1, 0, 0], "metadata": {"text": "x" * 4000}} for i in range(50)]
+        body, statuses = json.dumps({"vectors": vectors}), []
+        ends_at = time.monotonic() + 2
+        while time.monotonic() < ends_at:
+            headers = {"Authorization": f"Bearer {tenant.key.secret}"}
+            connection.request("POST", f"/v1{tenant.base}/c/vectors", body, headers)
+            answer = connection.getresponse()
+            content = answer.read()
+            statuses.append((answer.status, b"" if answer.status == 200 else content))
+        connection.close()
+    assert set(statuses) == {(200, b"")}
+
+
 def until_waiting(database_url: str, count: int) -> None:
     """Return once so many connections wait for a lock; the suite's time-out ends the wait if they never do."""
     waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"

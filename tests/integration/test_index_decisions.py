@@ -9,9 +9,8 @@ import pytest
 from tests.fixtures.vectors import Store, as_numbers, clustered, index_of, numbers, write_all
 from tests.integration.test_index_builds import ROWS, built, current, filled, namespaces, there
 from vecmeter.vectors import texts
-from vecmeter.vectors.index_builds import WAITING_SECONDS, IndexBuilds
-from vecmeter.vectors.maintenance import Maintenance
-from vecmeter.vectors.model import Collection, FieldType, FilterableField, IndexType, Metric, Storage, Vector
+from vecmeter.vectors.index_builds import WAITING_SECONDS
+from vecmeter.vectors.model import Collection, FieldType, FilterableField, IndexType, Metric, Query, Storage, Vector
 from vecmeter.vectors.tables import table_names
 
 # --- binary ---
@@ -33,8 +32,8 @@ class Measured:
 
 def measuring(store: Store, *recalls: float) -> Measured:
     measured = Measured(*recalls)
-    builds = IndexBuilds(thresholds=store.builds.thresholds, most_memory=2**28, measure=measured, look_seconds=0.0)
-    store.maintenance = Maintenance(lambda: store.dsn, store.collections, builds)
+    store.builds = replace(store.builds, measure=measured)
+    store.maintain()
     return measured
 
 
@@ -95,7 +94,7 @@ def test_an_index_waits_while_its_collection_is_being_loaded_and_not_for_ever(st
         )
 
     store.builds = replace(store.builds, look_seconds=10.0, sleep=load)
-    store.maintenance = Maintenance(lambda: store.dsn, store.collections, store.builds)
+    store.maintain()
     for _ in range(2):
         figure = built(store, collection)
         assert (figure["action"], figure["reason"]) == ("put off", "it is being loaded")
@@ -112,7 +111,7 @@ def test_an_index_is_built_when_the_load_has_ended(store: Store) -> None:
     collection = filled(store)
     waits: list[float] = []
     store.builds = replace(store.builds, look_seconds=3.0, sleep=waits.append)
-    store.maintenance = Maintenance(lambda: store.dsn, store.collections, store.builds)
+    store.maintain()
     assert store.maintenance.build_soon(collection)
     assert waits == [3.0]
     store.clock[0] += 3600
@@ -135,7 +134,7 @@ def test_what_slows_no_load_is_not_put_off_with_the_index_and_nothing_waits_wher
         store.records.upsert(changed, [Vector(id=f"l{at}", numbers=as_numbers(r)) for at, r in enumerate(rows)])
 
     store.builds = replace(store.builds, look_seconds=10.0, sleep=load)
-    store.maintenance = Maintenance(lambda: store.dsn, store.collections, store.builds)
+    store.maintain()
     figure = built(store, collection)
     assert figure["action"] == "put off"
     assert [one["action"] for one in figure["indexes"]] == ["fill", "build"]
@@ -149,17 +148,51 @@ def test_what_slows_no_load_is_not_put_off_with_the_index_and_nothing_waits_wher
 def test_words_and_fields_are_indexed_though_an_index_of_the_vectors_cannot_be_built(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Half precision is asked for where a number that is stored already is beyond it."""
     monkeypatch.setattr(texts, "READ_AT_ONCE", 1)
-    collection = filled(store, metric=Metric.L2, index=index_of(storage=Storage.FLOAT))
-    store.records.upsert(collection, [Vector(id="far", numbers=numbers(*[1e6] * 16), document="Dogs were running")])
+    collection = filled(store)
+    store.records.upsert(collection, [Vector(id="far", numbers=numbers(*[1.0] * 16), document="Dogs were running")])
     declared = (FilterableField("n", FieldType.NUMBER),)
-    halved = index_of(storage=Storage.HALF)
-    store.collections.change(
-        "acme", "things", lambda c: replace(c, index=halved, text_search="english", filterable=declared)
-    )
+    store.collections.change("acme", "things", lambda c: replace(c, text_search="english", filterable=declared))
+    # Past the check of definitions: pgvector refuses it when it builds.
+    store.rows("UPDATE vecmeter.collections SET index_ef_construction = 8")
     assert built(store, collection)["action"] == "failed"
     assert current(store, collection).texts_ready
     listed = "SELECT count(*) FROM pg_indexes WHERE tablename = %s AND indexname LIKE '%%_field_%%'"
     assert store.rows(listed, [table_names(collection.collection_id)[0]]) == [(1,)]
     assert current(store, collection).hnsw == ()
+
+
+def test_where_half_precision_does_not_hold_a_number_the_index_is_of_float_and_says_why(store: Store) -> None:
+    """The number was there before half precision was asked for, or came from an instance that did not know yet."""
+    collection = filled(store, metric=Metric.L2, index=index_of(storage=Storage.FLOAT))
+    far = Vector(id="far", numbers=numbers(*[1e6] * 16), namespace="large")
+    store.records.upsert(collection, [far])
+    changed = store.collections.change(
+        "acme", "things", lambda c: replace(c, index=replace(c.index, storage=Storage.HALF))
+    )
+    figure = built(store, collection)
+    assert figure["action"] == "built"
+    told = [(one["namespace"], one["storage"], one.get("refused")) for one in figure["indexes"]]
+    why = "half does not hold a number there is"
+    assert told[:3] == [(None, "half", why), ("large", "half", why), ("medium", "half", None)]
+    assert told[3:] == [(None, "float", None), ("large", "float", None)]
+    ready = current(store, changed)
+    assert {(one.namespace, one.storage) for one in ready.hnsw} == {
+        (None, Storage.FLOAT),
+        ("large", Storage.FLOAT),
+        ("medium", Storage.HALF),
+    }
+    states = {(one.namespace, one.storage, one.state) for one in store.descriptions.indexes(ready)}
+    assert (None, "half", "refused") in states
+    assert built(store, collection)["action"] == "none", "it is not tried again and again"
+    assert store.ids(ready, Query(numbers=far.numbers, namespace="large", top_k=1)) == ["far"]
+    # An index that serves is left to serve, whatever its definition would rather have.
+    store.collections.change("acme", "things", lambda c: replace(c, index=replace(c.index, storage=Storage.FLOAT)))
+    built(store, collection)
+    store.collections.change("acme", "things", lambda c: replace(c, index=replace(c.index, storage=Storage.HALF)))
+    assert {one["action"] for one in built(store, collection)["indexes"]} == {"build"}
+    assert {(one.namespace, one.storage) for one in current(store, collection).hnsw} == {
+        (None, Storage.FLOAT),
+        ("large", Storage.FLOAT),
+        ("medium", Storage.HALF),
+    }

@@ -12,7 +12,7 @@ import pytest
 
 from tests.fixtures.api import open_api, settings_for
 from tests.fixtures.vectors import Store, as_numbers, clustered, in_threads, vector, write_all
-from vecmeter.build_starts import FunctionBuilds, ThreadBuilds
+from vecmeter.build_starts import FunctionBuilds, MaintenanceFunction, ThreadBuilds
 from vecmeter.tasks import run_task
 from vecmeter.vectors.bulk_writes import BulkWrites
 from vecmeter.vectors.model import Collection, Vector
@@ -119,7 +119,7 @@ def test_the_function_is_invoked_asynchronously_with_an_event_it_understands(sto
         made.append(1)
         return fake
 
-    builds = FunctionBuilds("stack-MaintenanceFunction-1", client)
+    builds = FunctionBuilds(MaintenanceFunction("stack-MaintenanceFunction-1", client))
     assert made == [], "nothing is loaded before it is needed"
     records, collection = writing(store, BulkWrites(THRESHOLD, builds)), store.create()
     for start in (0, 60):

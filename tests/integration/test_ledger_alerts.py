@@ -303,9 +303,9 @@ class TestFailures:
         assert thresholds(alerts) == [80]
 
     def test_a_fault_of_ours_fails_no_request(self, alerts: Alerts, faults: FaultyClient) -> None:
-        from tests.fixtures.faults import client_error
+        from tests.fixtures.faults import service_error
 
-        with faults.failing(client_error("AccessDeniedException")):  # type: ignore[arg-type]
+        with faults.failing(service_error("AccessDeniedException")):  # type: ignore[arg-type]
             alerts.observe(key(), [state(80)], threshold_pct=80)
         assert alerts.take_failures() == 1
 

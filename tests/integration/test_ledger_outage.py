@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from tests.fixtures.faults import Fault, FaultyClient
 from tests.fixtures.ledger import Instance, ManualClock, assert_exact, open_instance, secret_with
+from vecmeter.breaker import Circuit
 from vecmeter.errors import (
     AuthenticationError,
     LedgerUnavailableError,
@@ -296,25 +297,89 @@ class TestReadsGoOn:
             with pytest.raises(AuthenticationError):
                 instance.admit(secret)
 
-    def test_nobody_waits_for_a_table_that_was_just_found_away(
-        self, instance: Instance, key: CreatedKey, faults: FaultyClient
+
+class TestAnOutageIsRemembered:
+    """Who needs the table hears at once that it is away, until somebody's turn comes to look again."""
+
+    @pytest.fixture
+    def seconds(self) -> list[float]:
+        return [0.0]
+
+    @pytest.fixture
+    def instance(self, faults: FaultyClient, settings: Settings, clock: ManualClock, seconds: list[float]) -> Instance:
+        client: Any = faults
+        circuit = Circuit("ledger", failures=1, open_seconds=2.0, monotonic=lambda: seconds[0])
+        table = Table(client, settings.table_name, circuit=circuit, pause=lambda _: None)
+        return open_instance(table, replace(settings, outage_read_seconds=300), clock)
+
+    @pytest.fixture
+    def key(self, instance: Instance) -> CreatedKey:
+        key = instance.create_key()
+        instance.request(key)
+        return key
+
+    @pytest.mark.parametrize("fault", [Fault.AWAY, Fault.TIMED_OUT, Fault.LOST_ANSWER])
+    def test_nobody_waits_for_a_table_that_did_not_answer_just_now(
+        self, instance: Instance, key: CreatedKey, faults: FaultyClient, fault: Fault
     ) -> None:
-        instance.request(key)
-        faults.go_away()
-        instance.request(key)
+        faults.choose = lambda _: fault
+        with pytest.raises(LedgerUnavailableError):
+            instance.admit(key, operation=Operation.UPSERT)
         with faults.counted() as calls:
-            for _ in range(10):
-                instance.request(key)
+            for _ in range(5):
+                assert instance.request(key) is False
+                for refused in (
+                    lambda: instance.admit(key, operation=Operation.UPSERT),
+                    lambda: instance.ledger.authorize(instance.demand(key)),
+                    lambda: instance.keys.get(key.key.api_key_id),
+                ):
+                    with pytest.raises(LedgerUnavailableError) as error:
+                        refused()
+                    assert error.value.retry_after == 2
         assert not calls
 
-    def test_a_table_that_is_back_counts_again(
-        self, table: Table, settings: Settings, clock: ManualClock, key: CreatedKey, faults: FaultyClient
+    @pytest.mark.parametrize("fault", [Fault.THROTTLED, Fault.SERVER_ERROR])
+    def test_a_table_that_refuses_has_answered_and_other_keys_are_not_kept_from_it(
+        self, instance: Instance, key: CreatedKey, faults: FaultyClient, fault: Fault
     ) -> None:
-        seconds = itertools.count(step=10)
-        instance = open_instance(table, settings, clock, seconds.__next__)
-        instance.request(key)
-        faults.go_away()
-        instance.request(key)
+        other = instance.create_key()
+        faults.choose = lambda _: fault
+        with pytest.raises(LedgerUnavailableError):
+            instance.admit(key, operation=Operation.UPSERT)
         faults.recover()
+        assert instance.request(other, operation=Operation.UPSERT)
+
+    def test_when_its_time_has_come_one_request_looks_and_if_it_answers_all_goes_on(
+        self, instance: Instance, key: CreatedKey, faults: FaultyClient, seconds: list[float]
+    ) -> None:
+        faults.go_away()
+        for seconds[0] in (0.0, 2.1, 4.2):
+            with faults.counted() as calls, pytest.raises(LedgerUnavailableError):
+                instance.admit(key, operation=Operation.UPSERT)
+            assert sum(calls.values()) == 3, "one call with its tries"
+        faults.recover()
+        with pytest.raises(LedgerUnavailableError):
+            instance.admit(key, operation=Operation.UPSERT)
+        seconds[0] = 6.3
         assert instance.request(key)
-        assert instance.used(key)["requests"] == 2
+        assert_exact(instance, key, success=2)
+
+    def test_what_is_done_is_accounted_for_though_the_table_was_away_just_now(
+        self, instance: Instance, key: CreatedKey, faults: FaultyClient
+    ) -> None:
+        with instance.admit(key, operation=Operation.UPSERT) as hold:
+            with faults.failing(*[Fault.AWAY] * 3), pytest.raises(LedgerUnavailableError):
+                instance.admit(key, operation=Operation.UPSERT)
+            assert hold.settle(Outcome(vectors=3)), "the record is kept and the hold released"
+        assert_exact(instance, key, success=2)
+        assert instance.request(key, operation=Operation.UPSERT), "the table answered"
+
+    def test_a_health_check_looks_for_itself(self, instance: Instance, key: CreatedKey, faults: FaultyClient) -> None:
+        faults.go_away()
+        for _ in range(2):
+            with faults.counted() as calls, pytest.raises(LedgerUnavailableError):
+                instance.table.ping()
+            assert calls
+        faults.recover()
+        instance.table.ping()
+        assert instance.request(key)

@@ -30,7 +30,7 @@ from hypothesis.stateful import (
 )
 
 from tests.fixtures.faults import Fault, FaultyClient, ProcessDied
-from tests.fixtures.ledger import NOON, Instance, ManualClock, open_instance, totals, wire_to
+from tests.fixtures.ledger import NOON, Instance, ManualClock, never_open, open_instance, totals, wire_to
 from vecmeter.errors import (
     AuthenticationError,
     CostExceedsLimitError,
@@ -140,7 +140,7 @@ class LedgerMachine(RuleBasedStateMachine):
         super().__init__()
         self.faults, self.settings, self.clock = faults, ledger_settings, ManualClock()
         client: Any = faults
-        self.table = Table(client, ledger_settings.table_name, pause=lambda _: None)
+        self.table = Table(client, ledger_settings.table_name, circuit=never_open(), pause=lambda _: None)
         self.instances = [self.fresh(), self.fresh()]
         self.tenants: list[Tenant] = []
         self.touched: list[Tenant] = []  # since the last look at their items

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from botocore.exceptions import ClientError, NoCredentialsError, NoRegionError
+from botocore.exceptions import NoCredentialsError, NoRegionError
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -16,6 +16,7 @@ from cryptography.x509.oid import NameOID
 from tests.fixtures.faults import FaultyEndpoint
 from tests.fixtures.ledger import wire_to
 from vecmeter.errors import LedgerUnavailableError
+from vecmeter.ledger.signed import ServiceError
 from vecmeter.ledger.table import Table
 from vecmeter.ledger.wire import create_wire
 
@@ -107,8 +108,8 @@ def test_without_a_region_or_credentials_it_does_not_start(monkeypatch: pytest.M
 
 def test_an_error_of_the_service_keeps_its_code_and_message(dynamodb_endpoint: str, table_name: str) -> None:
     client = wire_to(dynamodb_endpoint)
-    with pytest.raises(ClientError) as error:
+    with pytest.raises(ServiceError) as error:
         client.get_item(TableName=table_name, Key={"wrong": {"S": "x"}})
     client.close()
-    assert error.value.response["Error"]["Code"] == "ValidationException"
-    assert error.value.response["Error"]["Message"]
+    assert (error.value.code, error.value.status) == ("ValidationException", 400)
+    assert error.value.message

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.test_local_services import until
+from tests.fixtures.local_stack import until
 from vecmeter_local import scheduler as scheduler_module
 from vecmeter_local.cli import main
 from vecmeter_local.corpus import LONGEST_TEXT, Text, read_texts, source_files

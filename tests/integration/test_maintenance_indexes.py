@@ -15,6 +15,7 @@ import pytest
 
 from tests.fixtures.cut_line import cut_line
 from tests.fixtures.vectors import (
+    FORCED,
     INDEX_THRESHOLD,
     Store,
     as_numbers,
@@ -28,7 +29,6 @@ from tests.fixtures.vectors import (
     write_all,
 )
 from vecmeter.errors import CollectionNotFoundError
-from vecmeter.vectors.maintenance import Maintenance
 from vecmeter.vectors.model import Collection, IndexType, Metric, Plan, Query, Storage, Vector
 from vecmeter.vectors.tables import table_names
 
@@ -179,7 +179,7 @@ def test_what_an_interrupted_reindex_left_is_removed_and_the_index_served_all_th
     name = hnsw_index(store, collection)
     leave_an_invalid_index(store, collection, f"REINDEX INDEX CONCURRENTLY vecmeter.{name}")
     assert indexes(store, collection) == {name: True, f"{name}_ccnew": False}
-    done = figure(store.maintenance.reindex_hnsw([collection]))
+    done = figure(store.maintenance.reindex_hnsw([collection], FORCED))
     assert (done["action"], done["invalid_dropped"]) == ("reindexed", [f"{name}_ccnew"])
     assert indexes(store, collection) == {name: True}
 
@@ -187,7 +187,7 @@ def test_what_an_interrupted_reindex_left_is_removed_and_the_index_served_all_th
 def test_a_build_whose_function_died_goes_on_and_is_left_alone(store: Store) -> None:
     collection = filled(store)
     with tempfile.TemporaryDirectory(prefix="vecmeter-line-") as folder, cut_line(Path(folder), store.dsn) as line:
-        dying = Maintenance(lambda: line.dsn, store.collections, store.builds)
+        dying = store.maintained_over(line.dsn)
         with builds_held_up(store, collection):
             errors: list[object] = []
             thread = threading.Thread(
@@ -217,12 +217,10 @@ def test_two_runs_at_once_do_not_do_the_same_work(open_store: Callable[..., Stor
         thread.start()
         until(lambda: is_building(first))
         figures = getattr(second.maintenance, task)([busy, free])
-        assert figure(figures, "busy") == {
-            "project_id": "acme",
-            "collection": "busy",
-            "action": "none",
-            "reason": "busy",
-        }
+        of_busy = figure(figures, "busy")
+        assert (of_busy["action"], of_busy["reason"]) == ("none", "busy")
+        assert of_busy["working"]["command"] == "CREATE INDEX CONCURRENTLY"
+        assert of_busy["working"]["phase"].startswith("waiting")
         assert "reason" not in figure(figures, "free") or figure(figures, "free")["reason"] != "busy"
     thread.join()
     assert indexes(first, busy) == {hnsw_index(first, busy): True}
@@ -274,7 +272,7 @@ def test_during_a_reindex_searches_use_the_index_and_miss_nothing(open_store: Ca
     def reindex() -> list[bool]:
         try:
             for _ in range(4):
-                assert figure(reindexer.maintenance.reindex_hnsw([collection]))["action"] == "reindexed"
+                assert figure(reindexer.maintenance.reindex_hnsw([collection], FORCED))["action"] == "reindexed"
         finally:
             stop.set()
         return []
@@ -298,14 +296,14 @@ def test_a_reindexed_index_counts_as_built_of_what_there_is_by_then(store: Store
     for known in (INDEX_THRESHOLD, None):
         store.rows("UPDATE vecmeter.hnsw_indexes SET vectors = %s", [known])
         write_all(store, collection, [Vector(id=f"w{i}", numbers=as_numbers(row)) for i, row in enumerate(ROWS)])
-        assert figure(store.maintenance.reindex_hnsw([collection]))["action"] == "reindexed"
+        assert figure(store.maintenance.reindex_hnsw([collection], FORCED))["action"] == "reindexed"
         assert [one.vectors for one in store.descriptions.indexes(collection)] == [INDEX_THRESHOLD + len(ROWS)]
         assert figure(store.maintenance.build_indexes([collection]))["action"] == "none"
 
 
 def test_a_reindex_of_a_collection_without_an_index_does_nothing(store: Store) -> None:
     collection = filled(store)
-    assert figure(store.maintenance.reindex_hnsw([collection]))["action"] == "none"
+    assert figure(store.maintenance.reindex_hnsw([collection], FORCED))["action"] == "none"
     assert indexes(store, collection) == {}
 
 
@@ -313,14 +311,14 @@ def test_a_reindex_of_a_collection_without_an_index_does_nothing(store: Store) -
 
 
 def test_what_fails_for_one_collection_does_not_keep_the_others_from_their_turn(store: Store) -> None:
-    broken = filled(store, "broken", metric=Metric.L2, index=index_of(storage=Storage.HALF))
-    # Written past the check of numbers: half precision cannot hold it, so the index cannot be built.
-    store.records.upsert(broken, [vector("big", *[70_000.0] * 16)])
+    broken = filled(store, "broken")
+    # Past the check of definitions: pgvector refuses it when it builds.
+    store.rows("UPDATE vecmeter.collections SET index_ef_construction = 8")
     good, gone = filled(store, "good"), filled(store, "gone")
     store.collections.drop("acme", "gone")
     figures = store.maintenance.build_indexes([broken, gone, good])
     failed = figure(figures, "broken")
-    assert (failed["action"], failed["error"]) == ("failed", "NumericValueOutOfRange")
+    assert (failed["action"], failed["error"]) == ("failed", "InvalidParameterValue")
     assert (figure(figures, "gone")["action"], figure(figures, "gone")["reason"]) == ("none", "dropped meanwhile")
     assert figure(figures, "good")["action"] == "built"
     # The lock of the failed one is free again, and what its build left is removed by the next run.

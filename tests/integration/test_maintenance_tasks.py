@@ -14,14 +14,13 @@ import psycopg
 import pytest
 
 from tests.fixtures.api import Api, Tenant
-from tests.fixtures.vectors import Store, as_numbers, clustered, hnsw_index, index_of, vector, write_all
-from vecmeter.errors import InvalidRequestError, TaskNotFoundError
+from tests.fixtures.vectors import FORCED, Store, as_numbers, clustered, hnsw_index, index_of, vector, write_all
+from vecmeter.errors import DatabaseUnavailableError, InvalidRequestError, TaskNotFoundError
 from vecmeter.tasks import SCHEDULE, TASKS, run_task, task_names
-from vecmeter.vectors.maintenance import RECEIPTS_KEPT, RUNS_KEPT, is_supported
+from vecmeter.vectors.maintenance import RECEIPTS_KEPT, is_supported
 from vecmeter.vectors.model import Collection, IndexType, Vector
 from vecmeter.vectors.tables import table_names
-
-NEWEST = 2**62
+from vecmeter.vectors.turns import Turns
 
 
 def dead_rows(store: Store, collection: Collection) -> int:
@@ -53,8 +52,8 @@ def test_vacuum_removes_dead_rows_of_both_tables_and_refreshes_statistics(store:
         store.records.upsert(collection, [vector(v.id, *reversed(v.numbers)) for v in batch])
         store.records.delete_ids(collection, "", [v.id for v in batch[:100]], dry_run=False)
         assert dead_rows(store, collection) == 2 * 600
-    [figure] = store.maintenance.vacuum_analyze([collection])["collections"]
-    assert set(figure) == {"project_id", "collection", "dead_tuples_before", "dead_tuples_after"}
+    [figure] = store.maintenance.vacuum_analyze([collection], FORCED)["collections"]
+    assert figure["action"] == "vacuumed"
     assert dead_rows(store, collection) == 0
     names = list(table_names(collection.collection_id))
     estimates = store.rows("SELECT reltuples::int FROM pg_class WHERE relname = ANY(%s)", [names])
@@ -117,7 +116,7 @@ def test_versions_of_pgvector_that_corrupt_indexes_are_not_supported(version: st
     assert is_supported(version) is supported
 
 
-def test_receipts_and_runs_are_forgotten_when_they_are_past_use(store: Store) -> None:
+def test_receipts_are_forgotten_when_they_are_past_use(store: Store) -> None:
     now = datetime.now(UTC)
 
     def receipt_of(moment: datetime) -> uuid.UUID:
@@ -127,13 +126,9 @@ def test_receipts_and_runs_are_forgotten_when_they_are_past_use(store: Store) ->
     for moment in (old, old, kept):
         receipt = receipt_of(moment)
         store.database.write(lambda c, _, receipt=receipt: keep(c, receipt))
-    for age in (RUNS_KEPT + timedelta(days=1), RUNS_KEPT - timedelta(days=1)):
-        outcome = {"task": "t", "status": "ok", "message": "m", "error": None}
-        store.maintenance.record_run("t", outcome, now - age, now - age)
-    nothing = {"receipts_deleted": 0, "answers_deleted": 0, "runs_deleted": 0, "projects_folded": 0}
-    assert store.maintenance.forget(now) == {**nothing, "receipts_deleted": 2, "runs_deleted": 1}
+    nothing = {"receipts_deleted": 0, "answers_deleted": 0, "projects_folded": 0}
+    assert store.maintenance.forget(now) == {**nothing, "receipts_deleted": 2}
     assert store.maintenance.forget(now) == nothing
-    assert len(store.maintenance.runs(before=NEWEST, limit=9)) == 1
     assert store.rows("SELECT count(*) FROM vecmeter.receipts") == [(1,)]
 
 
@@ -152,6 +147,16 @@ def test_receipts_of_writes_sort_by_the_time_they_were_made(store: Store) -> Non
     assert abs(int.from_bytes(newest.bytes[:8], "big") / 1e9 - time.time()) < 60
 
 
+def test_a_password_that_was_changed_is_read_again_once(store: Store) -> None:
+    addresses = ["postgresql://postgres@/no_such_database?host=/nowhere", store.dsn]
+    turns = Turns(lambda: addresses[0], lambda: bool(len(addresses) > 1 and addresses.pop(0)))
+    with turns.connect() as connection:
+        assert connection.execute("SELECT 1").fetchone() == (1,)
+    addresses[0] = "postgresql://postgres@/no_such_database?host=/nowhere"
+    with pytest.raises(DatabaseUnavailableError), turns.connect():
+        pass
+
+
 # --- by name, with the ledger beside it ---
 
 
@@ -165,7 +170,7 @@ def tenant(api: Api) -> Tenant:
 
 
 def history(api: Api) -> list[Any]:
-    return api.runtime.maintenance.runs(before=NEWEST, limit=100)
+    return api.runtime.history.page(limit=100)
 
 
 @pytest.mark.parametrize("name", [name for name, task in TASKS.items() if task.open_to_api])
@@ -201,7 +206,15 @@ def test_an_unknown_task_is_refused_with_those_there_are(api: Api, name: str) ->
 
 @pytest.mark.parametrize(
     ("options", "path"),
-    [({"projekt": "p"}, "projekt"), ({"project_id": 7}, "project_id"), ({"collection": "c"}, "project_id")],
+    [
+        ({"projekt": "p"}, "projekt"),
+        ({"project_id": 7}, "project_id"),
+        ({"collection": "c"}, "project_id"),
+        ({"dry_run": "yes"}, "dry_run"),
+        ({"dry_run": 1}, "dry_run"),
+        ({"force": None}, "force"),
+        ({"month": "2026-11"}, "month"),
+    ],
 )
 def test_a_wrong_option_is_refused_by_its_name_and_nothing_runs(api: Api, options: dict[str, Any], path: str) -> None:
     with pytest.raises(InvalidRequestError) as refused:
@@ -240,7 +253,7 @@ def test_a_task_that_fails_for_some_collections_is_an_error_that_names_how_many(
         # A table of that name that cannot be vacuumed.
         connection.execute(f"DROP TABLE vecmeter.records_{number}".encode())
         connection.execute(f"CREATE SEQUENCE vecmeter.records_{number}".encode())
-    outcome = run_task(api.runtime, "vacuum_analyze", {})
+    outcome = run_task(api.runtime, "vacuum_analyze", {"force": True})
     by_name = {figure["collection"]: figure for figure in outcome["collections"]}
     if "error" in by_name["bad"]:
         assert (outcome["status"], outcome["error"]) == ("error", by_name["bad"]["error"])
@@ -253,8 +266,8 @@ def test_history_is_read_newest_first_page_by_page(api: Api, tenant: Tenant) -> 
     for name in names:
         api.clock.advance(seconds=1)
         run_task(api.runtime, name, {})
-    runs = api.runtime.maintenance.runs
-    first = runs(before=NEWEST, limit=3)
+    runs = api.runtime.history.page
+    first = runs(limit=3)
     rest = runs(before=first[-1].run_id, limit=3)
     assert [run.task for run in first + rest] == names[::-1]
     assert [run.started_at for run in first] == sorted((run.started_at for run in first), reverse=True)
@@ -262,7 +275,7 @@ def test_history_is_read_newest_first_page_by_page(api: Api, tenant: Tenant) -> 
 
 def test_history_tells_of_collections_only_where_something_was_done(api: Api, tenant: Tenant) -> None:
     run_task(api.runtime, "build_indexes", {})
-    run_task(api.runtime, "vacuum_analyze", {})
+    run_task(api.runtime, "vacuum_analyze", {"force": True})
     vacuum, build = history(api)
     assert build.figures["collections"] == []
     assert [figure["collection"] for figure in vacuum.figures["collections"]] == ["c"]

@@ -16,8 +16,9 @@ from vecmeter.ledger.demands import Demand
 from vecmeter.ledger.keys import CreatedKey, parse_secret
 from vecmeter.ledger.model import Cost, Operation, Role, Status
 from vecmeter.ledger.reconciliation import Reconciler
-from vecmeter.ledger.reports import KeyName, Selection, UsageReports
+from vecmeter.ledger.reports import Selection, UsageReports
 from vecmeter.ledger.rollups import Rollups
+from vecmeter.ledger.totals import KeyName
 from vecmeter.runtime import Runtime
 from vecmeter.tasks import SCHEDULE, TASKS, run_task
 

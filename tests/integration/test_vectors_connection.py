@@ -15,7 +15,13 @@ import pytest
 
 from tests.fixtures.cut_line import Fault, cut_line
 from tests.fixtures.vectors import Store, in_threads, index_of, numbers, raised, vector
-from vecmeter.errors import DatabaseUnavailableError, InvalidRequestError, StatementTimeoutError
+from vecmeter.breaker import Circuit
+from vecmeter.errors import (
+    DatabaseBusyError,
+    DatabaseUnavailableError,
+    InvalidRequestError,
+    StatementTimeoutError,
+)
 from vecmeter.vectors.connection import Connection
 from vecmeter.vectors.model import Collection, IndexType, Query
 
@@ -224,7 +230,8 @@ def test_a_pool_serves_as_many_at_once_as_it_has_connections(open_store: Open) -
 
 
 def test_where_all_connections_of_a_pool_are_busy_a_request_is_refused_after_the_time_out(open_store: Open) -> None:
-    store = open_store(size=2, connect_timeout_seconds=1)
+    circuit = Circuit("database", failures=1)
+    store = open_store(size=2, connect_timeout_seconds=1, circuit=circuit)
     release, busy = threading.Event(), threading.Barrier(3)
 
     def hold(connection: Connection) -> None:
@@ -234,7 +241,7 @@ def test_where_all_connections_of_a_pool_are_busy_a_request_is_refused_after_the
     def ask() -> float:
         busy.wait(timeout=20)
         started = time.monotonic()
-        with pytest.raises(DatabaseUnavailableError):
+        with pytest.raises(DatabaseBusyError):
             store.database.run(lambda connection: connection.execute("SELECT 1"))
         waited = time.monotonic() - started
         release.set()
@@ -243,6 +250,7 @@ def test_where_all_connections_of_a_pool_are_busy_a_request_is_refused_after_the
     results = in_threads(lambda: store.database.run(hold), lambda: store.database.run(hold), ask)
     assert raised(results) == []
     assert 1.0 <= float(results[2] or 0) < 1.9, "the time-out, and not twice"
+    assert circuit.state == "closed", "many requests are no failure of the database"
     assert store.database.run(lambda c: c.execute("SELECT 1").fetchone()) == (1,)
 
 
@@ -312,6 +320,20 @@ def test_a_proxy_that_shares_sessions_gets_no_options_and_no_prepared_statements
 def test_a_session_whose_client_vanished_within_a_transaction_is_ended_by_the_server(store: Store) -> None:
     show = lambda name: store.database.run(lambda c: c.execute(f"SHOW {name}".encode()).fetchone())  # noqa: E731
     assert show("idle_in_transaction_session_timeout") == ("5s",)
+
+
+def test_an_idle_session_gives_its_place_back_and_nobody_notices(store: Store) -> None:
+    collection = made(store)
+    show = lambda name: store.database.run(lambda c: c.execute(f"SHOW {name}".encode()).fetchone())  # noqa: E731
+    assert show("idle_session_timeout") == ("10min",)
+    (process,) = store.database.run(
+        lambda c: c.execute("SELECT set_config('idle_session_timeout', '1', false), pg_backend_pid()").fetchone()
+    )[1:]
+    with psycopg.connect(store.dsn, autocommit=True) as other:
+        deadline = time.monotonic() + 20
+        while other.execute("SELECT 1 FROM pg_stat_activity WHERE pid = %s", [process]).fetchone():
+            assert time.monotonic() < deadline
+    assert store.ids(collection, QUERY) == ["a", "b"]
 
 
 @pytest.mark.parametrize("fault", list(Fault))

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 import psycopg
 import pytest
 
-from tests.fixtures.vectors import Store, in_threads, raised, vector
+from tests.fixtures.vectors import FORCED, Store, in_threads, raised, vector
 from vecmeter.errors import LimitExceededError, VectorExistsError, VectorNotFoundError, VersionConflictError
 from vecmeter.vectors import stock
 from vecmeter.vectors.model import Collection, Patch
@@ -174,7 +174,7 @@ def test_the_sweep_reads_an_index(store: Store) -> None:
     collection = store.create()
     store.records.upsert(collection, [vector(f"v{i}") for i in range(1000)])
     store.records.upsert(collection, [vector("gone", expires_at=LONG_AGO)])
-    store.maintenance.vacuum_analyze([collection])
+    store.maintenance.vacuum_analyze([collection], FORCED)
     records, _ = table_names(collection.collection_id)
     plan = store.rows(f"EXPLAIN SELECT record_id FROM vecmeter.{records} WHERE expires_at <= now() LIMIT 1000")
     assert f"{records}_expires_at" in str(plan)

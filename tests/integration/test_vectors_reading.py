@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.fixtures.vectors import Store, vector
+from tests.fixtures.vectors import FORCED, Store, vector
 from vecmeter.vectors.model import Patch, Query, Vector
 from vecmeter.vectors.tables import statement
 from vecmeter.vectors.write_input import compact_json
@@ -180,7 +180,7 @@ def test_a_list_by_prefix_reads_no_further_than_its_last_id(store: Store) -> Non
     store.records.upsert(collection, [vector(f"a{i}") for i in range(5)])
     for start in range(0, 5000, 1000):
         store.records.upsert(collection, [vector(f"z{i}") for i in range(start, start + 1000)])
-    store.maintenance.vacuum_analyze([collection])
+    store.maintenance.vacuum_analyze([collection], FORCED)
     for mode in ("force_custom_plan", "force_generic_plan"):
         buffers = buffers_of_list(store, collection, mode)
         assert buffers < 10, buffers

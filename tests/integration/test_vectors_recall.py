@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tests.fixtures.vectors import (
+    FORCED,
     Matrix,
     PlanLog,
     Store,
@@ -55,7 +56,7 @@ class Sizes:
         self.collection = store.create(dimension=DIMENSION)
         write_all(store, self.collection, [self._vector(position) for position in range(COUNT)])
         self.collection = store.build(self.collection)
-        store.maintenance.vacuum_analyze([self.collection])
+        store.maintenance.vacuum_analyze([self.collection], FORCED)
 
     def namespace(self, position: int) -> str:
         if self.labels[position] < 4:

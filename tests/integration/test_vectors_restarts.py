@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import tempfile
 import threading
 import time
@@ -15,6 +16,7 @@ import psycopg
 import pytest
 
 from tests.fixtures.vectors import Store, index_of, numbers, vector
+from vecmeter.breaker import Circuit
 from vecmeter.errors import DatabaseUnavailableError
 from vecmeter.vectors.migrations.runner import migrate
 from vecmeter.vectors.model import Collection, IndexType, Query
@@ -129,7 +131,8 @@ def test_while_the_server_is_away_requests_say_so_and_soon_after_it_is_back_they
 def test_writes_during_which_the_server_is_killed_are_done_once_or_reported_unknown(
     own_server: PostgresServer, on_own_server: Open, size: int
 ) -> None:
-    store = on_own_server(size=size, connect_timeout_seconds=10)
+    always_asked = Circuit("database", failures=sys.maxsize)
+    store = on_own_server(size=size, connect_timeout_seconds=10, circuit=always_asked)
     collection = store.create(dimension=1)
     stop, acknowledged, unknown = threading.Event(), [], []
 

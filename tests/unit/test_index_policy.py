@@ -209,7 +209,7 @@ def test_it_is_built_anew_when_its_making_was_changed_or_the_set_has_doubled() -
 
 def test_what_was_refused_in_binary_is_built_in_another_storage_until_something_changes() -> None:
     wanted = collection(storage=Storage.BINARY)
-    refused = Refused(namespace=None, m=16, ef_construction=128, vectors=1000, recall=0.6)
+    refused = Refused(namespace=None, storage=Storage.BINARY, m=16, ef_construction=128, vectors=1000, recall=0.6)
     assert storage_for(wanted, None, 1000, []) is Storage.BINARY
     assert storage_for(wanted, None, 1999, [refused]) is Storage.HALF
     assert storage_for(wanted, "a", 1000, [refused]) is Storage.BINARY, "that was another index"
@@ -217,6 +217,16 @@ def test_what_was_refused_in_binary_is_built_in_another_storage_until_something_
     assert storage_for(replace(wanted, target_recall=0.6), None, 1000, [refused]) is Storage.BINARY
     assert storage_for(replace(wanted, metric=Metric.L2), None, 1000, [refused]) is Storage.FLOAT
     assert storage_for(replace(wanted, dimension=5000), None, 1000, [refused]) is None
+    assert storage_for(collection(storage=Storage.HALF), None, 1000, [refused]) is Storage.HALF, "that was binary"
+
+
+def test_what_half_precision_did_not_hold_is_built_in_float_until_the_set_has_doubled() -> None:
+    wanted = collection(storage=Storage.HALF, metric=Metric.L2)
+    refused = Refused(namespace=None, storage=Storage.HALF, m=16, ef_construction=128, vectors=1000, recall=None)
+    assert storage_for(wanted, None, 1999, [refused]) is Storage.FLOAT
+    assert storage_for(replace(wanted, target_recall=0.1), None, 1000, [refused]) is Storage.FLOAT
+    assert storage_for(wanted, None, 2000, [refused]) is Storage.HALF
+    assert storage_for(replace(wanted, dimension=2001), None, 1000, [refused]) is None
 
 
 def test_memory_to_build_holds_what_was_measured() -> None:

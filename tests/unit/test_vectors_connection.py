@@ -17,8 +17,10 @@ from vecmeter.errors import (
     InvalidRequestError,
     StatementTimeoutError,
     VecmeterError,
+    WritesRefusedError,
 )
-from vecmeter.vectors.connection import pack_vector, pack_vectors, translate
+from vecmeter.vectors.connection import translate
+from vecmeter.vectors.packing import pack_vector, pack_vectors
 
 UNAVAILABLE: list[type[psycopg.Error]] = [
     psycopg.OperationalError,
@@ -34,20 +36,19 @@ UNAVAILABLE: list[type[psycopg.Error]] = [
     pg.TooManyConnections,
     pg.InvalidPassword,
     pg.InsufficientResources,
-    pg.DiskFull,
     pg.OutOfMemory,
     pg.ConfigurationLimitExceeded,
     pg.LockNotAvailable,
     pg.ObjectInUse,
     pg.DeadlockDetected,
     pg.SerializationFailure,
-    pg.ReadOnlySqlTransaction,
     pg.SystemError,
     pg.IoError,
     PoolTimeout,
     PoolClosed,
     TooManyRequests,
 ]
+WRITES_REFUSED: list[type[psycopg.Error]] = [pg.DiskFull, pg.ReadOnlySqlTransaction]
 INVALID: list[type[psycopg.Error]] = [
     psycopg.DataError,
     pg.NumericValueOutOfRange,
@@ -83,6 +84,7 @@ FAULTS_OF_OURS: list[type[psycopg.Error]] = [
 TABLE: list[tuple[type[psycopg.Error], type[VecmeterError] | None]] = [
     (pg.QueryCanceled, StatementTimeoutError),
     *[(error, DatabaseUnavailableError) for error in UNAVAILABLE],
+    *[(error, WritesRefusedError) for error in WRITES_REFUSED],
     *[(error, InvalidRequestError) for error in INVALID],
     *[(error, None) for error in FAULTS_OF_OURS],
 ]
@@ -106,7 +108,12 @@ def test_every_error_class_of_postgresql_is_sorted_with_its_kin() -> None:
             translated = translate(error("text"))
             by_class.setdefault(error.sqlstate[:2], set()).add(type(translated))
     for trouble_of_the_server in ("08", "53", "55", "57", "58"):
-        assert by_class[trouble_of_the_server] <= {DatabaseUnavailableError, StatementTimeoutError, type(None)}
+        assert by_class[trouble_of_the_server] <= {
+            DatabaseUnavailableError,
+            WritesRefusedError,
+            StatementTimeoutError,
+            type(None),
+        }
         assert DatabaseUnavailableError in by_class[trouble_of_the_server]
     for fault_of_the_request in ("22", "54"):
         assert by_class[fault_of_the_request] == {InvalidRequestError}

@@ -27,9 +27,9 @@ from vecmeter.http.route import BusinessRoute
 from vecmeter.ledger.export import Month
 from vecmeter.ledger.model import Operation, Role
 from vecmeter.ledger.quotas import COST_METERS
-from vecmeter.ledger.reports import KeyName, Selection, UsageReports
+from vecmeter.ledger.reports import Selection, UsageReports
 from vecmeter.ledger.rollups import DAY
-from vecmeter.ledger.totals import Totals, day_of
+from vecmeter.ledger.totals import KeyName, Totals, day_of
 
 admin = APIRouter(tags=["costs"], prefix="/admin/costs", route_class=BusinessRoute)
 own = APIRouter(tags=["own usage"], route_class=BusinessRoute)

@@ -8,6 +8,7 @@ from admin_function import (
     cost_routes,
     export_routes,
     maintenance_routes,
+    metrics_routes,
     price_routes,
     project_routes,
     quota_routes,
@@ -26,3 +27,4 @@ router.include_router(alert_routes.router)
 router.include_router(price_routes.router)
 router.include_router(quota_routes.router)
 router.include_router(maintenance_routes.router)
+router.include_router(metrics_routes.router)

@@ -3,31 +3,57 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
+from vecmeter.http.checks import invalid
 from vecmeter.http.fields import (
     Answer,
     Body,
     Name,
+    PageParameters,
     Text,
     examples,
 )
 
+Switch = bool | Literal["true", "false"]
+
 
 class TaskBody(Body):
-    """The collections a task is about: all, a project's, or one; whether to say only what is to be done; or the month
-    and format of an export.
+    """The collections a task is about: all, a project's, or one; whether to say only what is to be done, or to do it
+    though nothing measured asks for it; or the month and format of an export.
     """
 
-    model_config = examples({}, {"project_id": "acme", "collection": "notes"}, {"month": "2026-11", "format": "csv"})
+    model_config = examples(
+        {},
+        {"project_id": "acme", "collection": "notes", "dry_run": True},
+        {"project_id": "acme", "force": True},
+        {"month": "2026-11", "format": "csv"},
+    )
 
     project_id: Name | None = None
     collection: Name | None = None
-    dry_run: Literal["true", "false"] | None = None
+    dry_run: Switch | None = None
+    force: Switch | None = None
     month: Text | None = None
     format: Text | None = None
+
+
+class RunsParameters(PageParameters):
+    """Runs of a task, with a status, and those that were asked for a project or collection alone or did something for
+    it.
+    """
+
+    task: Text | None = None
+    status: Literal["running", "ok", "error", "interrupted"] | None = None
+    project_id: Name | None = None
+    collection: Name | None = None
+
+    def check(self) -> None:
+        """Raises InvalidRequestError."""
+        if self.collection is not None and self.project_id is None:
+            raise invalid("project_id", "must be given with collection")
 
 
 class StatusOut(Answer):
@@ -37,12 +63,14 @@ class StatusOut(Answer):
 class RunOut(Answer):
     run_id: int
     task: str
-    status: str
+    status: Annotated[str, Field(description="running; ok; error; interrupted: it died, the next run carries on")]
     message: str
     error: str | None = None
     figures: dict[str, Any]
     started_at: datetime
-    finished_at: datetime
+    finished_at: datetime | None = None
+    project_id: Annotated[str | None, Field(description="Asked for this project alone.")] = None
+    collection: Annotated[str | None, Field(description="Asked for this collection alone.")] = None
 
 
 class RunsOut(Answer):
@@ -56,6 +84,6 @@ class TaskOut(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     task: str
-    status: Literal["ok", "error"]
+    status: Annotated[Literal["ok", "error", "started"], Field(description="started: see the history of runs")]
     message: str
     error: str | None = None

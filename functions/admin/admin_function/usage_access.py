@@ -5,7 +5,8 @@ from __future__ import annotations
 from admin_function.access import listing_scope, visible_key
 from vecmeter.http.dependencies import sees_everything
 from vecmeter.ledger.model import SYSTEM_USER, ApiKey, Operation
-from vecmeter.ledger.reports import KeyName, Selection
+from vecmeter.ledger.reports import Selection
+from vecmeter.ledger.totals import KeyName
 from vecmeter.runtime import Runtime
 
 

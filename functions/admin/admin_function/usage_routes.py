@@ -27,8 +27,8 @@ from vecmeter.http.fields import ApiKeyPath
 from vecmeter.http.paging import decode_page_token, encode_page_token
 from vecmeter.http.route import BusinessRoute
 from vecmeter.ledger.model import Operation, Role, UsageRecord
-from vecmeter.ledger.reports import KeyName, Selection, UsageReports
-from vecmeter.ledger.totals import Group
+from vecmeter.ledger.reports import Selection, UsageReports
+from vecmeter.ledger.totals import Group, KeyName
 from vecmeter.ledger.usage import record_position
 from vecmeter.runtime import Runtime
 

@@ -177,7 +177,7 @@ class Debug(Answer):
     plan: str
     candidates_before: int | None = None
     candidates: int | None = None
-    cache: Literal["off"] = "off"
+    cache: Annotated[Literal["hit", "miss", "stale", "off"], Field(description="Where the matches come from.")]
     timings_ms: Annotated[dict[str, float], Field(description="In a batch, of all its searches together.")]
 
 

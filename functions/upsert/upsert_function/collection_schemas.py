@@ -207,6 +207,9 @@ class IndexOut(Answer):
     ef_construction: int
     storage: str
     ef_search: int | None = None
+    tuned_ef_search: Annotated[
+        int | None, Field(description="Of searches that name none, while ef_search is not set: found by measuring.")
+    ] = None
     state: Annotated[str, Field(description="none: not wanted; pending: below its threshold or not built yet; ready")]
 
 
@@ -258,6 +261,9 @@ class IndexStateOut(Answer):
     bytes: int
     vectors: Annotated[int | None, Field(description="How many it held when it was built.")] = None
     recall: Annotated[float | None, Field(description="As measured when it was built; of binary indexes.")] = None
+    built_at: datetime | None = None
+    probed_recall: Annotated[float | None, Field(description="As measured last, by real searches.")] = None
+    probed_at: datetime | None = None
 
 
 class NamespacePlanOut(Answer):
@@ -304,6 +310,7 @@ def to_item(collection: Collection) -> CollectionItem:
             ef_construction=index.ef_construction,
             storage=index.storage.value,
             ef_search=collection.ef_search,
+            tuned_ef_search=collection.tuned_ef_search,
             state="none" if index.type is IndexType.NONE else built,
         ),
         embedder=EmbedderOut(provider=embedder.provider, model=embedder.model) if embedder else None,

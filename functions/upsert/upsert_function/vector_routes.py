@@ -302,9 +302,7 @@ def _prepare(
     missing = [index for index, vector in enumerate(numbers) if vector is None]
     if missing:
         documents = [wanted[index].document or "" for index in missing]
-        embedded = embed_documents(
-            collection, documents, [f"{paths[index]}document" for index in missing], call.metrics
-        )
+        embedded = embed_documents(collection, documents, [f"{paths[index]}document" for index in missing], call)
         for index, vector in zip(missing, embedded, strict=True):
             numbers[index] = vector
     return [
@@ -328,7 +326,7 @@ def _patch(collection: Collection, body: PatchBody, call: Call) -> Patch:
     if numbers is not None:
         raise_if_any([violation] if (violation := check_numbers(collection, numbers, "vector")) else [])
     elif body.document is not None and collection.embedder is not None:
-        [numbers] = embed_documents(collection, [body.document], ["document"], call.metrics)
+        [numbers] = embed_documents(collection, [body.document], ["document"], call)
     return Patch(
         set=body.set or {},
         unset=body.unset or [],

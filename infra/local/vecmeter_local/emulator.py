@@ -1,7 +1,7 @@
 """The DynamoDB emulator: ministack as a child process on a socket that we open.
 
-We bind the port before the child starts, so two starts at once cannot take the same one, and early requests wait
-instead of being refused.
+We bind the port before the child starts and keep it until we stop, so two starts at once cannot take the same one, and
+requests that come early, or while a child that died is started again, wait instead of being refused.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from pathlib import Path
 
 from vecmeter_local.processes import Child, claim, spawn
 
-_START_SECONDS = 30.0
+_START_SECONDS = 300.0  # what was journaled since the last save is done again
+_BACKLOG = 1024
 # It writes its state when it is asked to end; killing it earlier would lose the last writes.
 _STOP_SIGNALS = ((signal.SIGTERM, 60.0),)
 
@@ -25,9 +26,12 @@ _STOP_SIGNALS = ((signal.SIGTERM, 60.0),)
 class DynamoDbEmulator:
     """ministack with its state in ``<folder>/dynamodb``; at most one at a time."""
 
+    name = "The DynamoDB emulator"
+
     def __init__(self, folder: Path) -> None:
         self._folder = folder.resolve()
         self._child: Child | None = None
+        self._listener: socket.socket | None = None
 
     @property
     def log(self) -> Path:
@@ -39,7 +43,7 @@ class DynamoDbEmulator:
         return self._child
 
     def start(self) -> str:
-        """Start the emulator, after ending one that an earlier start left behind; its endpoint URL.
+        """Start the emulator, after ending one that an earlier start left behind; its endpoint URL, always the same.
 
         Raises:
             LocalStackError: with the end of its log.
@@ -47,21 +51,22 @@ class DynamoDbEmulator:
         state = self._folder / "dynamodb"
         (state / "tmp").mkdir(parents=True, exist_ok=True)
         lock = claim(self._folder / "dynamodb.lock", _STOP_SIGNALS)
-        with socket.create_server(("127.0.0.1", 0), backlog=128) as listener:
-            port = int(listener.getsockname()[1])
-            self._child = spawn(
-                "The DynamoDB emulator",
-                [sys.executable, "-m", "vecmeter_local.emulator_process", str(listener.fileno())],
-                log=self.log,
-                lock=lock,
-                stop_signals=_STOP_SIGNALS,
-                environment=_environment(state, port),
-                pass_fds=(listener.fileno(),),
-            )
+        if self._listener is None:
+            self._listener = socket.create_server(("127.0.0.1", 0), backlog=_BACKLOG)
+        descriptor, port = self._listener.fileno(), int(self._listener.getsockname()[1])
+        self._child = spawn(
+            self.name,
+            [sys.executable, "-m", "vecmeter_local.emulator_process", str(descriptor)],
+            log=self.log,
+            lock=lock,
+            stop_signals=_STOP_SIGNALS,
+            environment=_environment(state, port),
+            pass_fds=(descriptor,),
+        )
         try:
             self._wait_until_ready(self._child, port)
         except BaseException:
-            self.stop()
+            self._child.stop()
             raise
         return f"http://127.0.0.1:{port}"
 
@@ -70,6 +75,9 @@ class DynamoDbEmulator:
         if self._child is not None:
             self._child.stop()
             self._child = None
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
 
     def _wait_until_ready(self, child: Child, port: int) -> None:
         deadline = time.monotonic() + _START_SECONDS

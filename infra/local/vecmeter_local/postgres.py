@@ -16,7 +16,7 @@ from urllib.parse import quote
 import psycopg
 from psycopg import sql
 
-from vecmeter_local.binaries import Account, binaries_for, server_account, server_version
+from vecmeter_local.binaries import EMBEDDED, Account, Wheel, binaries_for, server_account, server_version
 from vecmeter_local.processes import Child, LocalStackError, claim, spawn
 
 DATABASE = "vecmeter"
@@ -31,7 +31,7 @@ _PARALLEL_BUILD_BYTES = 512 * 1024 * 1024
 _SETTINGS = {
     "listen_addresses": "",
     "port": "5432",
-    "max_connections": "100",
+    "max_connections": "200",  # 16 workers with 8 each, and maintenance
     "shared_buffers": "256MB",
     "effective_cache_size": "1GB",
     "work_mem": "16MB",
@@ -49,7 +49,6 @@ _NOT_DURABLE = {
     "synchronous_commit": "off",
     "full_page_writes": "off",
     "autovacuum_naptime": "1h",
-    "max_connections": "200",
 }
 
 
@@ -59,11 +58,15 @@ class PostgresServer:
     Args:
         folder: where the cluster, its log and its lock lie; made when missing.
         durable: False trades safety against power loss for speed; for tests.
+        wheel: whose PostgreSQL it is.
     """
 
-    def __init__(self, folder: Path, *, durable: bool = True) -> None:
+    name = "PostgreSQL"
+
+    def __init__(self, folder: Path, *, durable: bool = True, wheel: Wheel = EMBEDDED) -> None:
         self._folder = folder.resolve()
         self._durable = durable
+        self._wheel = wheel
         self._child: Child | None = None
         self._socket_folder = _socket_folder(self._folder)
 
@@ -88,7 +91,7 @@ class PostgresServer:
         """
         self._folder.mkdir(parents=True, exist_ok=True)
         account = server_account()
-        binaries = binaries_for(account)
+        binaries = binaries_for(account, self._wheel)
         lock = claim(self._folder / "postgres.lock", _STOP_SIGNALS)
         try:
             account = account.allowed_into(self._folder)
@@ -100,7 +103,7 @@ class PostgresServer:
             os.close(lock)
             raise
         self._child = spawn(
-            "PostgreSQL",
+            self.name,
             [binaries / "postgres", "-D", cluster, *self._options()],
             log=self.log,
             lock=lock,
@@ -125,7 +128,7 @@ class PostgresServer:
     def _cluster(self, account: Account, binaries: Path, lock: int) -> Path:
         cluster = self._folder / "postgres"
         if cluster.exists():
-            _check_version(cluster)
+            _check_version(cluster, self._wheel)
             return cluster
         # Made under another name first: what lies at the final one is complete.
         unfinished = self._folder / "postgres.unfinished"
@@ -206,9 +209,9 @@ def _socket_folder(folder: Path) -> Path:
     return outside if len(os.fsencode(outside)) <= _LONGEST_SOCKET_FOLDER else Path("/tmp", outside.name)  # noqa: S108
 
 
-def _check_version(cluster: Path) -> None:
+def _check_version(cluster: Path, wheel: Wheel) -> None:
     made_by = (cluster / "PG_VERSION").read_text().strip()
-    installed = server_version().split(".")[0]
+    installed = server_version(wheel).split(".")[0]
     if made_by != installed:
         raise LocalStackError(
             f"{cluster} was made by PostgreSQL {made_by}, installed is {installed}: "

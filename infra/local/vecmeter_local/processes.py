@@ -14,10 +14,12 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import BinaryIO
 
 _POLL_SECONDS = 0.02
 _LOG_TAIL_BYTES = 4096
@@ -39,11 +41,11 @@ def setpriv_path() -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Child:
-    """A started process, its log, and the signals that end it, each with the seconds it gets."""
+    """A started process, its log if it has one of its own, and the signals that end it, each with its seconds."""
 
     name: str
     process: subprocess.Popen[bytes]
-    log: Path
+    log: Path | None
     stop_signals: tuple[tuple[signal.Signals, float], ...] = field(default=((signal.SIGTERM, 10.0),))
 
     def alive(self) -> bool:
@@ -66,21 +68,23 @@ class Child:
 
     def failure(self, what: str) -> LocalStackError:
         """An error that shows the end of the log."""
-        return LocalStackError(f"{self.name} {what}. End of {self.log}:\n{log_tail(self.log)}")
+        shown = "" if self.log is None else f" End of {self.log}:\n{log_tail(self.log)}"
+        return LocalStackError(f"{self.name} {what}.{shown}")
 
 
 def spawn(
     name: str,
     command: Sequence[str | Path],
     *,
-    log: Path,
     lock: int,
     stop_signals: tuple[tuple[signal.Signals, float], ...],
     environment: Mapping[str, str],
     privileges: Sequence[str] = (),
     pass_fds: tuple[int, ...] = (),
+    log: Path | None = None,
 ) -> Child:
-    """Start ``command``; it inherits ``lock`` (from :func:`claim`), which is closed here.
+    """Start ``command``; it inherits ``lock`` (from :func:`claim`), which is closed here. Without ``log`` it writes
+    where we do.
 
     Call it from the main thread: the kernel ties the death signal to the thread that spawned. ``privileges`` are
     options of setpriv; the death signal goes with them because a change of user clears it.
@@ -88,14 +92,12 @@ def spawn(
     wrapper: list[str] = []
     if (setpriv := setpriv_path()) is not None:
         wrapper = [setpriv, "--pdeathsig", stop_signals[0][0].name, *privileges, "--"]
-    if log.exists():
-        log.replace(log.with_name(log.name + ".1"))
-    with log.open("wb") as output:
+    with _output(log) as output:
         process = subprocess.Popen(
             [*wrapper, *map(str, command)],
             stdin=subprocess.DEVNULL,
             stdout=output,
-            stderr=subprocess.STDOUT,
+            stderr=subprocess.STDOUT if output else None,
             cwd="/",
             env=dict(environment),
             start_new_session=True,
@@ -105,6 +107,18 @@ def spawn(
     os.pwrite(lock, str(process.pid).encode(), 0)
     os.close(lock)
     return Child(name=name, process=process, log=log, stop_signals=stop_signals)
+
+
+@contextmanager
+def _output(log: Path | None) -> Iterator[BinaryIO | None]:
+    """The log, opened anew; the one before is kept beside it."""
+    if log is None:
+        yield None
+        return
+    if log.exists():
+        log.replace(log.with_name(log.name + ".1"))
+    with log.open("wb") as output:
+        yield output
 
 
 def claim(path: Path, stop_signals: tuple[tuple[signal.Signals, float], ...]) -> int:

@@ -7,6 +7,7 @@ import errno
 import socket
 import threading
 import time
+from collections.abc import Callable
 from http.client import HTTPConnection, HTTPException
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
 _DRAIN_SECONDS = 20
+# Connections that wait to be taken; the kernel's own bound may be lower.
+_BACKLOG = 1024
 _READY_SECONDS = 60.0
 _POLL_SECONDS = 0.02
 
@@ -28,7 +31,7 @@ def listen(host: str, port: int) -> socket.socket:
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=256)
+        listener = socket.create_server((host, port), family=family, backlog=_BACKLOG)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise LocalStackError(
@@ -36,6 +39,9 @@ def listen(host: str, port: int) -> socket.socket:
                 "any free one ('make run PORT=N')."
             ) from None
         raise LocalStackError(f"Cannot listen on {host} port {port}: {error.strerror}.") from None
+    # Set on a listener, it holds for its connections; without it an answer may wait 40 ms for an ACK.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
 
 
 def url_of(listener: socket.socket) -> str:
@@ -43,6 +49,32 @@ def url_of(listener: socket.socket) -> str:
     host, port = listener.getsockname()[:2]
     host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)  # noqa: S104 - shown, not bound
     return f"http://{f'[{host}]' if ':' in host and '[' not in host else host}:{port}"
+
+
+def wait_until_ready(listener: socket.socket, alive: Callable[[], bool]) -> None:
+    """Return once ``GET /health/ready`` answers 200 on a socket, or nobody is ``alive`` to answer it.
+
+    Raises:
+        LocalStackError: it does not within 60 s; shows its last answer.
+    """
+    host, port = listener.getsockname()[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - asked, not bound
+    deadline = time.monotonic() + _READY_SECONDS
+    last = "no answer"
+    while time.monotonic() < deadline and alive():
+        connection = HTTPConnection(host, port, timeout=1)
+        try:
+            connection.request("GET", "/health/ready")
+            answer = connection.getresponse()
+            if answer.status == 200:
+                return
+            last = f"{answer.status} {answer.read().decode(errors='replace')}"
+        except (OSError, HTTPException) as error:
+            last = str(error)
+        finally:
+            connection.close()
+        time.sleep(_POLL_SECONDS)
+    raise LocalStackError(f"The server does not become ready: {last}")
 
 
 class HttpServer:
@@ -57,6 +89,7 @@ class HttpServer:
             access_log=False,
             log_config=None,
             log_level="warning",
+            backlog=_BACKLOG,
             timeout_graceful_shutdown=_DRAIN_SECONDS,
             server_header=False,
         )
@@ -82,31 +115,6 @@ class HttpServer:
         self._server.force_exit = True
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._cut_connections)
-
-    def wait_until_ready(self) -> None:
-        """Return once ``GET /health/ready`` answers 200.
-
-        Raises:
-            LocalStackError: it does not within 60 s; shows its last answer.
-        """
-        host, port = self._listener.getsockname()[:2]
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - asked, not bound
-        deadline = time.monotonic() + _READY_SECONDS
-        last = "no answer"
-        while time.monotonic() < deadline and self.alive():
-            connection = HTTPConnection(host, port, timeout=10)
-            try:
-                connection.request("GET", "/health/ready")
-                answer = connection.getresponse()
-                if answer.status == 200:
-                    return
-                last = f"{answer.status} {answer.read().decode(errors='replace')}"
-            except (OSError, HTTPException) as error:
-                last = str(error)
-            finally:
-                connection.close()
-            time.sleep(_POLL_SECONDS)
-        raise LocalStackError(f"The server does not become ready: {last}")
 
     def _serve(self) -> None:
         asyncio.run(self._run())

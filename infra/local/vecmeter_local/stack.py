@@ -1,4 +1,4 @@
-"""The local stack: PostgreSQL, the DynamoDB emulator and the HTTP server, up until asked to stop."""
+"""The local stack: PostgreSQL, the DynamoDB emulator and the workers that serve HTTP, up until asked to stop."""
 
 from __future__ import annotations
 
@@ -8,27 +8,32 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING
 
 from psycopg.conninfo import conninfo_to_dict
 
 from vecmeter_local.data_folder import DataFolder
+from vecmeter_local.disk_space import DiskSpace
 from vecmeter_local.emulator import DynamoDbEmulator
 from vecmeter_local.environment import composition_environment
 from vecmeter_local.postgres import PostgresServer
-from vecmeter_local.processes import Child, LocalStackError
+from vecmeter_local.processes import Child
 from vecmeter_local.scheduler import Scheduler
-from vecmeter_local.server import HttpServer, listen, url_of
+from vecmeter_local.server import listen, url_of, wait_until_ready
+from vecmeter_local.stops import StopRequests
+from vecmeter_local.supervision import Part, Supervision
+from vecmeter_local.worker import Worker
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
 
     from vecmeter.runtime import Runtime
+    from vecmeter.settings import Settings
 
 _WATCH_SECONDS = 0.2
 _ADMIN_KEY = "admin-key.json"
@@ -40,6 +45,7 @@ class StackOptions:
     port: int
     data_dir: Path
     demo: bool
+    workers: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,55 +60,11 @@ class RunningStack:
     pid: int
 
 
-class StopRequestedError(Exception):
-    """SIGINT or SIGTERM came while the stack was still starting."""
-
-
-class StopRequests:
-    """SIGINT, SIGTERM and SIGHUP: the first asks to stop, each further one runs what hastens the stop."""
-
-    def __init__(self) -> None:
-        self.stopping = threading.Event()
-        self._hastening: list[Callable[[], None]] = []
-
-    def hasten_with(self, action: Callable[[], None]) -> None:
-        self._hastening.append(action)
-
-    def check(self) -> None:
-        """Raise StopRequestedError when a stop was asked for; called between the steps of the start."""
-        if self.stopping.is_set():
-            raise StopRequestedError
-
-    @contextmanager
-    def handled(self) -> Iterator[None]:
-        """Handle the signals inside the block.
-
-        An ignored SIGHUP stays ignored (nohup). An ignored SIGINT does not: a shell ignores it for whatever a
-        script starts with ``&``, and the script means it when it sends one.
-        """
-        handled = [signal.SIGINT, signal.SIGTERM]
-        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-            handled.append(signal.SIGHUP)
-        before = {number: signal.signal(number, self._on_signal) for number in handled}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if not self.stopping.is_set():
-            self.stopping.set()
-            return
-        for action in self._hastening:
-            action()
-
-
 def run_stack(options: StackOptions, stops: StopRequests) -> None:
     """Start everything, serve until a stop is asked for, and stop everything in the opposite order.
 
     Raises:
-        LocalStackError: a part did not start, or ended while the stack was up.
+        LocalStackError: a part did not start, or ended again and again while the stack was up.
         StopRequestedError: a stop was asked for before the stack was up.
     """
     started = time.monotonic()
@@ -112,10 +74,10 @@ def run_stack(options: StackOptions, stops: StopRequests) -> None:
         listener = parts.enter_context(listen(options.host, options.port))
         parts.callback(os.close, folder.lock())
         folder.stack_file.unlink(missing_ok=True)
-        children = _start_services(options, folder, parts, stops)
+        services = _start_services(options, folder, parts, stops)
         runtime = _compose(parts, stops)
         admin_key = _ensure_admin_key(runtime, folder)
-        server = _serve(runtime, listener, parts, stops)
+        workers = _start_workers(options.workers, folder, listener, parts, stops)
         stack = RunningStack(
             url=url_of(listener),
             admin_key=admin_key,
@@ -128,25 +90,27 @@ def run_stack(options: StackOptions, stops: StopRequests) -> None:
         parts.callback(folder.stack_file.unlink, missing_ok=True)
         seconds = time.monotonic() - started
         print(f"Vecmeter is up at {stack.url} after {seconds:.1f} s; data in {folder.path}", flush=True)
+        print(_summary(runtime.settings, options.workers), flush=True)
         _start_scheduler(runtime, folder, parts)
         if options.demo:
             _start_demo(stack, folder, parts, stops)
         else:
             print("Ctrl-C stops it.", flush=True)
-        _watch(children, server, stops)
+        _watch([*services, *workers], folder, stops)
         print("\nStopping ...", file=sys.stderr)
 
 
-def _start_services(options: StackOptions, folder: DataFolder, parts: ExitStack, stops: StopRequests) -> list[Child]:
-    """Start the services the environment does not name, and complete the environment; their processes."""
-    children = []
+def _start_services(options: StackOptions, folder: DataFolder, parts: ExitStack, stops: StopRequests) -> list[Part]:
+    """Start the services the environment does not name, and complete the environment; those that were started."""
+    started: list[Part] = []
     database_url = os.environ.get("DATABASE_URL", "")
     if not database_url:
         postgres = PostgresServer(folder.path)
         parts.callback(postgres.stop)
         stops.hasten_with(lambda: _signal(postgres.child, signal.SIGQUIT))
         database_url = postgres.start()
-        children.append(postgres.child)
+        DiskSpace(folder.path, database_url).require()
+        started.append(postgres)
     else:
         named = conninfo_to_dict(database_url)
         print(f"DATABASE_URL is set: using database {named.get('dbname')} of {named.get('host')}.", flush=True)
@@ -157,7 +121,7 @@ def _start_services(options: StackOptions, folder: DataFolder, parts: ExitStack,
         emulator = DynamoDbEmulator(folder.path)
         parts.callback(emulator.stop)
         endpoint = emulator.start()
-        children.append(emulator.child)
+        started.append(emulator)
     else:
         print(f"AWS_ENDPOINT_URL_DYNAMODB is set: using the DynamoDB at {endpoint}.", flush=True)
     environment = composition_environment(
@@ -172,16 +136,16 @@ def _start_services(options: StackOptions, folder: DataFolder, parts: ExitStack,
     os.environ.clear()
     os.environ.update(environment)
     stops.check()
-    return [child for child in children if child is not None]
+    return started
 
 
 def _compose(parts: ExitStack, stops: StopRequests) -> Runtime:
     """Migrate, create the table when it is missing, and wire the runtime."""
     # Imported here: they read the environment, which is complete only now.
     from vecmeter.ledger.table import create_client, create_table
+    from vecmeter.logs import configure_logging
     from vecmeter.runtime import build_runtime
     from vecmeter.settings import Settings
-    from vecmeter.telemetry import configure_logging
     from vecmeter.vectors.migrations.runner import migrate
 
     settings = Settings.from_environment(os.environ)
@@ -225,19 +189,28 @@ def _ensure_admin_key(runtime: Runtime, folder: DataFolder) -> str:
     return created.secret
 
 
-def _serve(runtime: Runtime, listener: socket.socket, parts: ExitStack, stops: StopRequests) -> HttpServer:
-    from admin_function.routes import router as admin
-    from search_function.routes import router as search
-    from upsert_function.routes import router as upsert
-    from vecmeter.http.app import create_app
-
-    server = HttpServer(create_app(runtime, search, upsert, admin, service="local"), listener)
-    stops.hasten_with(server.hasten)
-    parts.callback(server.stop)
-    server.start()
-    server.wait_until_ready()
+def _start_workers(
+    count: int, folder: DataFolder, listener: socket.socket, parts: ExitStack, stops: StopRequests
+) -> list[Worker]:
+    """Start the workers; back when the first of them answers."""
+    workers = [Worker(folder.path, number, listener) for number in range(1, count + 1)]
+    parts.callback(_stop_workers, workers, listener)
+    for worker in workers:
+        stops.hasten_with(worker.hasten)
+        worker.start()
+    wait_until_ready(listener, lambda: _any_alive(workers) and not stops.stopping.is_set())
     stops.check()
-    return server
+    return workers
+
+
+def _stop_workers(workers: Sequence[Worker], listener: socket.socket) -> None:
+    listener.close()  # with theirs the last: new connections are refused
+    with ThreadPoolExecutor(len(workers)) as executor:
+        list(executor.map(Worker.stop, workers))
+
+
+def _any_alive(workers: Sequence[Worker]) -> bool:
+    return any(worker.child is not None and worker.child.alive() for worker in workers)
 
 
 def _start_scheduler(runtime: Runtime, folder: DataFolder, parts: ExitStack) -> None:
@@ -265,17 +238,22 @@ def _start_demo(stack: RunningStack, folder: DataFolder, parts: ExitStack, stops
     thread.start()
 
 
-def _watch(children: list[Child], server: HttpServer, stops: StopRequests) -> None:
+def _watch(parts: Sequence[Part], folder: DataFolder, stops: StopRequests) -> None:
+    supervision = Supervision(parts)
+    databases = [part for part in parts if isinstance(part, PostgresServer)]
+    disk_space = DiskSpace(folder.path, databases[0].dsn()) if databases else None
     while not stops.stopping.wait(_WATCH_SECONDS):
-        for child in children:
-            if not child.alive():
-                stops.stopping.set()
-                raise child.failure(f"ended unexpectedly with status {child.process.returncode}")
-        if not server.alive():
-            stops.stopping.set()
-            raise LocalStackError("The HTTP server ended unexpectedly.")
+        supervision.look()
+        if disk_space is not None:
+            disk_space.look()
 
 
 def _signal(child: Child | None, number: signal.Signals) -> None:
     if child is not None:
         child.signal(number)
+
+
+def _summary(settings: Settings, workers: int) -> str:
+    """What a look at the settings should tell at a start; no secrets."""
+    text = f"{workers} worker{'s' if workers > 1 else ''}, {settings.database_pool_size} database connections each"
+    return f"{text}, embedder {settings.embedder_provider}, log {settings.log_format} {settings.log_level}"

@@ -1,13 +1,14 @@
-"""The two ways to have indexes built without waiting for it: by the maintenance function, or by a thread."""
+"""The two ways to have work done without waiting for it: by the maintenance function, or by a thread."""
 
 from __future__ import annotations
 
 import json
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from vecmeter.errors import UnavailableError
 from vecmeter.vectors.model import Collection
 
 _logger = logging.getLogger("vecmeter.maintenance")
@@ -16,27 +17,45 @@ _logger = logging.getLogger("vecmeter.maintenance")
 _CONNECT_SECONDS = 1
 _READ_SECONDS = 2
 _PATIENCE_SECONDS = 5.0
+_RETRY_AFTER_SECONDS = 10
 
 
-class FunctionBuilds:
-    """Invokes the maintenance function asynchronously. ``client``: makes boto3's client of Lambda, at the first use."""
+class MaintenanceFunction:
+    """Invokes it asynchronously. ``client``: makes boto3's client of Lambda, at the first use."""
 
     def __init__(self, function_name: str, client: Callable[[], Any]) -> None:
         self._function_name = function_name
         self._make_client = client
         self._client: Any = None
 
-    def start(self, collection: Collection) -> None:
-        if self._client is None:
-            self._client = self._make_client()
-        options = {"project_id": collection.project_id, "collection": collection.name}
-        event = {"task": "build_indexes", "options": options}
-        payload = json.dumps(event).encode()
-        self._client.invoke(FunctionName=self._function_name, InvocationType="Event", Payload=payload)
+    def start(self, task: str, options: Mapping[str, Any]) -> None:
+        """Have it run a task. Raises UnavailableError."""
+        payload = json.dumps({"task": task, "options": dict(options)}).encode()
+        try:
+            if self._client is None:
+                self._client = self._make_client()
+            self._client.invoke(FunctionName=self._function_name, InvocationType="Event", Payload=payload)
+        except Exception as error:  # boto3 is not loaded here, so its errors have no name
+            message = "The maintenance function cannot be invoked; the schedule goes on."
+            raise UnavailableError(message, retry_after=_RETRY_AFTER_SECONDS) from error
 
     def close(self) -> None:
         if self._client is not None:
             self._client.close()
+
+
+class FunctionBuilds:
+    """Has the maintenance function build indexes."""
+
+    def __init__(self, function: MaintenanceFunction) -> None:
+        self._function = function
+
+    def start(self, collection: Collection) -> None:
+        options = {"project_id": collection.project_id, "collection": collection.name}
+        self._function.start("build_indexes", options)
+
+    def close(self) -> None:
+        self._function.close()
 
 
 def lambda_client() -> Any:

@@ -28,11 +28,16 @@
     ├── PayloadTooLargeError
     ├── LimitExceededError               a quota says no, with the policies it violates
     └── UnavailableError
+        ├── OverloadedError              more requests at hand than a server keeps waiting
         ├── DatabaseUnavailableError
+        │   ├── DatabaseBusyError        it may well answer; this process has no connection to spare
+        │   └── WritesRefusedError       it answers, and takes no writes: its disk is full, or it only reads
         ├── StatementTimeoutError
+        ├── CircuitOpenError             it failed too often just now: it is not even asked
         ├── LedgerUnavailableError
         ├── BucketUnavailableError       of the exports
         └── EmbedderUnavailableError
+            └── EmbedderNotSetUpError    waiting does not help: a model or a package is missing here
 """
 
 from __future__ import annotations
@@ -224,14 +229,36 @@ class UnavailableError(VecmeterError):
         self.retry_after = retry_after
 
 
+class OverloadedError(UnavailableError):
+    code = "overloaded"
+    title = "Too many requests at once"
+
+
 class DatabaseUnavailableError(UnavailableError):
     code = "database_unavailable"
     title = "The database does not answer"
 
 
+class WritesRefusedError(DatabaseUnavailableError):
+    code = "writes_refused"
+    title = "The database takes no writes"
+
+
+class DatabaseBusyError(DatabaseUnavailableError):
+    code = "database_busy"
+    title = "All connections to the database are in use"
+
+
 class StatementTimeoutError(UnavailableError):
     code = "statement_timeout"
     title = "The database took too long"
+
+
+class CircuitOpenError(UnavailableError):
+    """Raised at once, before any waiting; ``retry_after`` is when the next probe may go out."""
+
+    code = "circuit_open"
+    title = "It failed too often just now"
 
 
 class LedgerUnavailableError(UnavailableError):
@@ -247,3 +274,8 @@ class BucketUnavailableError(UnavailableError):
 class EmbedderUnavailableError(UnavailableError):
     code = "embedder_unavailable"
     title = "The embedder does not answer"
+
+
+class EmbedderNotSetUpError(EmbedderUnavailableError):
+    code = "embedder_not_set_up"
+    title = "The embedder is not set up here"

@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 
-from vecmeter.build_starts import FunctionBuilds, ThreadBuilds, lambda_client
+from vecmeter.breaker import Circuit, Circuits
+from vecmeter.build_starts import FunctionBuilds, MaintenanceFunction, ThreadBuilds, lambda_client
+from vecmeter.database_address import DatabaseAddress, database_address
+from vecmeter.embedding.query_cache import QueryEmbeddings
+from vecmeter.embedding.registry import Embedders
+from vecmeter.ledger.access import Access, find_access
 from vecmeter.ledger.admission import Admissions
 from vecmeter.ledger.alerts import Alerts
 from vecmeter.ledger.audit import AuditLog
 from vecmeter.ledger.crossing_search import CrossingSearch
+from vecmeter.ledger.embeddings import EmbeddingStore
 from vecmeter.ledger.events import create_event_bridge
 from vecmeter.ledger.keys import Keys
 from vecmeter.ledger.metering import Ledger
 from vecmeter.ledger.model import Clock
+from vecmeter.ledger.outages import circuit_of_ledger
 from vecmeter.ledger.policies import Policies
 from vecmeter.ledger.prices import PriceList, Prices
 from vecmeter.ledger.projects import Projects
 from vecmeter.ledger.reports import UsageReports
 from vecmeter.ledger.rollups import Rollups
-from vecmeter.ledger.signed import find_access
 from vecmeter.ledger.storage_bills import StorageBills
 from vecmeter.ledger.table import Table
 from vecmeter.ledger.usage import UsageLog
@@ -33,12 +38,18 @@ from vecmeter.vectors.bulk_writes import BulkWrites, StartBuild
 from vecmeter.vectors.collections import Collections
 from vecmeter.vectors.connection import Database
 from vecmeter.vectors.descriptions import Descriptions
+from vecmeter.vectors.history import History
 from vecmeter.vectors.index_builds import IndexBuilds
 from vecmeter.vectors.index_policy import Thresholds
 from vecmeter.vectors.maintenance import Maintenance
+from vecmeter.vectors.probing import Prober
 from vecmeter.vectors.recall import Probe, measure_recall
 from vecmeter.vectors.records import Records
+from vecmeter.vectors.reindex import ReindexThresholds
+from vecmeter.vectors.result_cache import ResultCache
 from vecmeter.vectors.search import Searcher
+from vecmeter.vectors.turns import Turns
+from vecmeter.vectors.vacuum import VacuumThresholds
 
 
 def utc_now() -> datetime:
@@ -55,6 +66,7 @@ class Runtime:
 
     settings: Settings
     clock: Clock
+    circuits: Circuits
     table: Table
     audit: AuditLog
     projects: Projects
@@ -72,14 +84,23 @@ class Runtime:
     collections: Collections
     records: Records
     searcher: Searcher
+    result_cache: ResultCache
+    embedders: Embedders
+    query_embeddings: QueryEmbeddings
     descriptions: Descriptions
     maintenance: Maintenance
+    maintenance_function: MaintenanceFunction | None
+    history: History
     bulk_writes: BulkWrites
     dsn: Callable[[], str]
 
     def close(self) -> None:
         """Close every connection, once builds begun by this process have ended."""
         self.bulk_writes.close()
+        self.disconnect()
+
+    def disconnect(self) -> None:
+        """Close every connection; whoever needs one next opens a new one."""
         self.database.close()
         self.table.close()
         self.alerts.close()
@@ -87,15 +108,11 @@ class Runtime:
 
 def build_runtime(settings: Settings, clock: Clock = utc_now) -> Runtime:
     """Wire the objects; nothing connects before it is first used."""
-
-    @cache
-    def dsn() -> str:
-        return database_dsn(settings)
-
-    database = _database(settings, dsn)
+    circuits, address = _circuits(settings), database_address(settings)
+    database, turns = _database(settings, address, circuits.database), Turns(address.dsn, address.renew)
     collections = Collections(database)
     access = find_access()
-    table = Table(create_wire(2 * settings.database_pool_size + 8, access), settings.table_name)
+    table = _table(settings, access, circuits.ledger)
     audit = AuditLog(table, clock, settings.audit_retention_days)
     projects = Projects(table, clock, audit)
     keys = Keys(table, clock, settings.key_environment, projects, audit)
@@ -103,14 +120,15 @@ def build_runtime(settings: Settings, clock: Clock = utc_now) -> Runtime:
     usage = UsageLog(table, settings.usage_retention_days, clock)
     rollups = Rollups(table, usage, clock, settings.rollup_retention_days)
     prices = Prices(table, PriceList.from_settings(settings), clock)
-    bus = create_event_bridge(settings.event_bus_name, access) if settings.event_bus_name else None
-    alerts = Alerts(table, clock, settings.usage_retention_days, lambda project: projects.get(project).user_id, bus)
+    alerts = _alerts(settings, table, clock, projects, access)
     searcher = Searcher(database, settings.exact_threshold_vectors)
-    maintenance = Maintenance(dsn, collections, _index_builds(settings, searcher))
-    bulk_writes = BulkWrites(settings.index_threshold_vectors, _start_builds(settings, maintenance))
+    maintenance = _maintenance(settings, turns, collections, searcher)
+    function = _maintenance_function(settings)
+    bulk_writes = BulkWrites(settings.index_threshold_vectors, _start_builds(settings, function, maintenance))
     return Runtime(
         settings=settings,
         clock=clock,
+        circuits=circuits,
         table=table,
         audit=audit,
         projects=projects,
@@ -128,16 +146,49 @@ def build_runtime(settings: Settings, clock: Clock = utc_now) -> Runtime:
         collections=collections,
         records=Records(database, settings.max_metadata_bytes, bulk_writes.wrote),
         searcher=searcher,
+        result_cache=ResultCache(database, settings.result_cache_mb * 2**20, settings.result_cache_seconds),
+        embedders=Embedders(circuits.embedder),
+        query_embeddings=_query_embeddings(settings, table, clock),
         descriptions=Descriptions(database, settings.exact_threshold_vectors),
         maintenance=maintenance,
+        maintenance_function=function,
+        history=History(turns),
         bulk_writes=bulk_writes,
-        dsn=dsn,
+        dsn=address.dsn,
     )
 
 
-def _database(settings: Settings, dsn: Callable[[], str]) -> Database:
+def _table(settings: Settings, access: Access, circuit: Circuit) -> Table:
+    return Table(create_wire(2 * settings.database_pool_size + 8, access), settings.table_name, circuit=circuit)
+
+
+def _alerts(settings: Settings, table: Table, clock: Clock, projects: Projects, access: Access) -> Alerts:
+    bus = create_event_bridge(settings.event_bus_name, access) if settings.event_bus_name else None
+    return Alerts(table, clock, settings.usage_retention_days, lambda project: projects.get(project).user_id, bus)
+
+
+def _query_embeddings(settings: Settings, table: Table, clock: Clock) -> QueryEmbeddings:
+    days = settings.embedding_cache_days
+    return QueryEmbeddings(settings.embedding_cache_mb * 2**20, EmbeddingStore(table, days, clock) if days else None)
+
+
+def _circuits(settings: Settings) -> Circuits:
+    def circuit(name: str) -> Circuit:
+        return Circuit(
+            name,
+            failures=settings.circuit_failures,
+            window_seconds=settings.circuit_window_seconds,
+            open_seconds=settings.circuit_open_seconds,
+        )
+
+    return Circuits(database=circuit("database"), embedder=circuit("embedder"), ledger=circuit_of_ledger())
+
+
+def _database(settings: Settings, address: DatabaseAddress, circuit: Circuit) -> Database:
     return Database(
-        dsn,
+        address.dsn,
+        renew_dsn=address.renew,
+        circuit=circuit,
         size=settings.database_pool_size,
         connect_timeout_seconds=settings.database_connect_timeout_seconds,
         statement_timeout_ms=settings.statement_timeout_ms,
@@ -159,10 +210,32 @@ def _index_builds(settings: Settings, searcher: Searcher) -> IndexBuilds:
     )
 
 
-def _start_builds(settings: Settings, maintenance: Maintenance) -> StartBuild | None:
+def _maintenance(settings: Settings, turns: Turns, collections: Collections, searcher: Searcher) -> Maintenance:
+    return Maintenance(
+        turns,
+        collections,
+        _index_builds(settings, searcher),
+        Prober(searcher, settings.recall_sample),
+        to_vacuum=VacuumThresholds(
+            dead_percent=settings.vacuum_dead_percent, changed_percent=settings.vacuum_changed_percent
+        ),
+        to_reindex=ReindexThresholds(
+            growth_percent=settings.reindex_growth_percent, bloat_percent=settings.reindex_bloat_percent
+        ),
+    )
+
+
+def _maintenance_function(settings: Settings) -> MaintenanceFunction | None:
+    name = settings.maintenance_function_name
+    return MaintenanceFunction(name, lambda_client) if name else None
+
+
+def _start_builds(
+    settings: Settings, function: MaintenanceFunction | None, maintenance: Maintenance
+) -> StartBuild | None:
     """By the maintenance function; in a server by threads. A function that knows of none leaves it to the schedule."""
-    if settings.maintenance_function_name:
-        return FunctionBuilds(settings.maintenance_function_name, lambda_client)
+    if function is not None:
+        return FunctionBuilds(function)
     if settings.database_pool_size > 1:
         return ThreadBuilds(maintenance.build_soon)
     return None
@@ -172,22 +245,3 @@ def _start_builds(settings: Settings, maintenance: Maintenance) -> StartBuild | 
 def runtime() -> Runtime:
     """The runtime of this process, from its environment. Raises SettingsError naming every mistake."""
     return build_runtime(Settings.from_environment(os.environ))
-
-
-def database_dsn(settings: Settings) -> str:
-    """DATABASE_URL, or the DSN in the secret that DATABASE_SECRET_ARN names (the shape RDS gives its secrets)."""
-    if settings.database_url:
-        return settings.database_url
-    import boto3  # only with a secret
-    from psycopg.conninfo import make_conninfo
-
-    answer = boto3.client("secretsmanager").get_secret_value(SecretId=settings.database_secret_arn)
-    secret = json.loads(answer["SecretString"])
-    return make_conninfo(
-        host=secret["host"],
-        port=secret.get("port", 5432),
-        dbname=secret.get("dbname", "postgres"),
-        user=secret["username"],
-        password=secret["password"],
-        sslmode="require",
-    )

@@ -73,6 +73,13 @@ def _parse_path_prefix(raw: str) -> str:
     return raw
 
 
+def _parse_http_url(raw: str) -> str:
+    if re.fullmatch(r"(https?://[A-Za-z0-9.:\[\]-]+(/[!-~]*)?)?", raw) is None:
+        raise ValueError("must be empty or a URL like http://localhost:4318/v1/traces")
+    return raw
+
+
+_HTTP_URL = Parser("empty, or a URL with http or https", _parse_http_url)
 _PATH_PREFIX = Parser("empty, or a path like /v1", _parse_path_prefix)
 
 
@@ -90,6 +97,12 @@ class Settings:
         example="postgresql://vecmeter:secret@localhost/vecmeter",
     )
     database_secret_arn: str = _setting("", "Secrets Manager secret with host, port, dbname, username, password")
+    database_root_certificate: str = _setting(
+        "",
+        "file of the authorities that the server named by DATABASE_SECRET_ARN must have its certificate from, or "
+        "'system'; empty: the connection is encrypted, the server not verified",
+        example="/opt/certificates/global-bundle.pem",
+    )
     table_name: str = _setting(None, "DynamoDB table of the ledger", example="vecmeter")
 
     # HTTP
@@ -99,6 +112,10 @@ class Settings:
         str(5 * 1024 * 1024),
         "largest answer of a search or fetch; Lambda ends at 6 MB",
         _integer(1024, 100 * 1024 * 1024),
+    )
+
+    request_timeout_seconds: int = _setting(
+        "29", "longest time a request may take; in Lambda never more than the function has left", _integer(5, 900)
     )
 
     # request limits
@@ -185,8 +202,27 @@ class Settings:
         "512", "most memory of the database that building one index may take, in MB", _integer(16, 2**20)
     )
     maintenance_function_name: str = _setting(
-        "", "function that builds an index soon after a bulk write; empty: it waits for the schedule"
+        "",
+        "function that runs long tasks asked for by the API, and builds an index soon after a bulk write; "
+        "empty: tasks run where they are asked for, and the index waits for the schedule",
     )
+    vacuum_dead_percent: int = _setting(
+        "10", "percent of a table's rows that are dead from which it is vacuumed", _integer(1, 99)
+    )
+    vacuum_changed_percent: int = _setting(
+        "10", "percent of a table's rows changed since it was analyzed from which it is again", _integer(1, 1000)
+    )
+    reindex_growth_percent: int = _setting(
+        "100",
+        "percent of vectors an HNSW index has more than it was built of, from which it is rebuilt",
+        _integer(10, 10_000),
+    )
+    reindex_bloat_percent: int = _setting(
+        "50",
+        "percent of bytes an HNSW index takes more than a fresh one, from which it is rebuilt",
+        _integer(10, 10_000),
+    )
+    recall_sample: int = _setting("100", "searches by which the recall of an index is measured", _integer(20, 10_000))
 
     # embedding
     embedder_provider: str = _setting(
@@ -194,11 +230,33 @@ class Settings:
     )
     embedder_model: str = _setting("", "its model, e.g. amazon.titan-embed-text-v2:0; empty: the provider's default")
 
+    # caches
+    result_cache_mb: int = _setting("32", "memory for answers of searches, in MB; 0: none is kept", _integer(0, 2**20))
+    result_cache_seconds: int = _setting(
+        "86400",
+        "longest time an answer of a search is kept, confirmed or while the database is away",
+        _integer(1, 604_800),
+    )
+    embedding_cache_mb: int = _setting("16", "memory for vectors of query texts, in MB; 0: none", _integer(0, 2**20))
+    embedding_cache_days: int = _setting(
+        "7",
+        "days that vectors of query texts made by Bedrock are kept in the table, for all; 0: they are not",
+        _integer(0, 3650),
+    )
+
+    # circuit breakers of PostgreSQL and the embedder
+    circuit_failures: int = _setting("5", "failures within the window that open a circuit", _integer(1, 1000))
+    circuit_window_seconds: int = _setting("60", "the window, in seconds", _integer(1, 3600))
+    circuit_open_seconds: int = _setting("30", "time a circuit stays open before it is tried", _integer(1, 3600))
+
     # observability
     log_level: str = _setting("INFO", "least level logged", _one_of("DEBUG", "INFO", "WARNING", "ERROR"))
     log_format: str = _setting("json", "json for CloudWatch, text for a terminal", _one_of("json", "text"))
     metrics_enabled: bool = _setting("true", "write EMF metrics to standard output", _BOOLEAN)
     metrics_namespace: str = _setting("Vecmeter", "CloudWatch namespace of the metrics")
+    tracing_endpoint: str = _setting(
+        "", "OTLP/HTTP URL that spans are sent to, e.g. http://localhost:4318/v1/traces; empty: none", _HTTP_URL
+    )
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Settings:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import math
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -10,184 +12,191 @@ from typing import Any
 
 import psycopg
 
-from vecmeter import usage_tasks
+from vecmeter import usage_tasks, vector_tasks
 from vecmeter.errors import InvalidRequestError, TaskNotFoundError, VecmeterError, Violation
 from vecmeter.ledger.model import SYSTEM_USER, Role
-from vecmeter.ledger.reports import Selection
 from vecmeter.runtime import Runtime
-from vecmeter.vectors.migrations.runner import migrate
-from vecmeter.vectors.model import Collection
 from vecmeter.vectors.storage import bytes_by_project
+from vecmeter.vectors.turns import Orders
 
 _logger = logging.getLogger("vecmeter.tasks")
 
 Figures = dict[str, Any]
 Options = Mapping[str, Any]
 
+_WHICH = ("project_id", "collection")
+# Options that are true or false, as JSON has them or as words.
+_SWITCHES = ("dry_run", "force")
+# What of a run's figures goes into its log line is as much as this.
+_MOST_LOGGED = 20
+
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """``open_to_api`` False: only who may invoke the function may run it. Such a run leaves no row of history."""
+    """``is_long``: it may take longer than a request. ``open_to_api`` False: only who may invoke the function may run
+    it; such a run leaves no row of history.
+    """
 
-    run: Callable[[Runtime, Options], Figures]
+    run: Callable[[Runtime, Options, Orders], Figures]
     message: str
+    options: tuple[str, ...] = _WHICH
+    is_long: bool = False
     open_to_api: bool = True
-    options: tuple[str, ...] = ("project_id", "collection")
 
 
-def run_task(runtime: Runtime, name: str, options: Options, *, by_api: bool = False) -> Figures:
+def run_task(
+    runtime: Runtime, name: str, options: Options, *, by_api: bool = False, ends_at: float = math.inf
+) -> Figures:
     """Run a task: all collections, or those that ``options`` (``project_id``, ``collection``) name, or with its own.
 
-    Returns ``{status, message, error, ...figures}``; a task that fails says so there, and in its row of history.
+    Returns ``{task, status, message, error, ...figures}``; a task that fails says so there, and in its row of history.
+
+    Args:
+        ends_at: when, by ``time.monotonic``, it must have ended: in time it begins nothing more, and leaves the
+            statement in hand to the database. The next run carries on.
 
     Raises:
         TaskNotFoundError: there is no such task.
         InvalidRequestError: an option is unknown or wrong.
     """
+    task = check_task(name, options, by_api=by_api)
+    orders = Orders(dry_run=is_on(options, "dry_run"), force=is_on(options, "force"), ends_at=ends_at)
+    if not task.open_to_api:
+        return _outcome(runtime, name, task, options, orders)
+    started = time.monotonic()
+    run = runtime.history.begin(name, runtime.clock(), options)
+    try:
+        outcome = _outcome(runtime, name, task, options, orders)
+        run.finish(outcome, runtime.clock())
+    except InvalidRequestError:
+        run.withdraw()
+        raise
+    finally:
+        run.leave()
+    _log(name, outcome, time.monotonic() - started)
+    return outcome
+
+
+def check_task(name: str, options: Options, *, by_api: bool = False) -> Task:
+    """The task of that name, if these are options of it. Raises as ``run_task`` does."""
     task = TASKS.get(name)
     if task is None or (by_api and not task.open_to_api):
         raise TaskNotFoundError(f"There is no task {name!r}; there are: {', '.join(task_names(by_api=by_api))}.")
-    _check_options(task, options)
-    started_at = runtime.clock()
-    outcome: Figures = {"task": name, "status": "ok", "message": task.message, "error": None}
-    try:
-        outcome |= task.run(runtime, options)
-    except InvalidRequestError:
-        raise
-    except (VecmeterError, psycopg.Error) as error:
-        _logger.exception("task failed", extra={"task": name})
-        code = error.code if isinstance(error, VecmeterError) else type(error).__name__
-        outcome |= {"status": "error", "message": f"{name} failed", "error": code}
-    failed = [figure for figure in outcome.get("collections", ()) if figure.get("error")]
-    if failed:
-        message = f"{name} failed for {len(failed)} of {len(outcome['collections'])} collections"
-        outcome |= {"status": "error", "message": message, "error": failed[0]["error"]}
-    if task.open_to_api:
-        _record(runtime, outcome, started_at)
-    return outcome
+    for option, value in options.items():
+        if option not in task.options:
+            raise _invalid(option, "is no option of this task")
+        if option in _SWITCHES:
+            if not isinstance(value, bool) and value not in ("true", "false"):
+                raise _invalid(option, "must be true or false")
+        elif not isinstance(value, str):
+            raise _invalid(option, "must be a string")
+    if "collection" in options and "project_id" not in options:
+        raise _invalid("project_id", "must be given with collection")
+    return task
 
 
 def task_names(*, by_api: bool = False) -> list[str]:
     return [name for name, task in TASKS.items() if task.open_to_api or not by_api]
 
 
-def _check_options(task: Task, options: Options) -> None:
-    for name, value in options.items():
-        if name not in task.options:
-            raise InvalidRequestError(f"{name} is no option.", (Violation(name, "is no option of a task"),))
-        if not isinstance(value, str):
-            raise InvalidRequestError(f"{name} must be a string.", (Violation(name, "must be a string"),))
-    if "collection" in options and "project_id" not in options:
-        message = "must be given with collection"
-        raise InvalidRequestError(f"project_id {message}.", (Violation("project_id", message),))
+def is_on(options: Options, name: str) -> bool:
+    """Whether an option that is true or false was given as true."""
+    return options.get(name) in (True, "true")
 
 
-def _record(runtime: Runtime, outcome: Figures, started_at: Any) -> None:
+def _invalid(path: str, message: str) -> InvalidRequestError:
+    return InvalidRequestError(f"{path} {message}.", (Violation(path, message),))
+
+
+def _outcome(runtime: Runtime, name: str, task: Task, options: Options, orders: Orders) -> Figures:
+    message = f"dry run: {task.message}" if orders.dry_run else task.message
+    outcome: Figures = {"task": name, "status": "ok", "message": message, "error": None}
     try:
-        runtime.maintenance.record_run(outcome["task"], outcome, started_at, runtime.clock())
-    except (VecmeterError, psycopg.Error):
-        _logger.exception("run not recorded", extra={"task": outcome["task"]})
+        outcome |= task.run(runtime, options, orders)
+    except InvalidRequestError:
+        raise
+    except (VecmeterError, psycopg.Error) as error:
+        _logger.exception("task failed", extra={"task": name})
+        code = error.code if isinstance(error, VecmeterError) else type(error).__name__
+        outcome |= {"status": "error", "message": f"{name} failed", "error": code}
+    collections = outcome.get("collections", ())
+    failed = [figure for figure in collections if figure.get("error")]
+    if failed:
+        message = f"{name} failed for {len(failed)} of {len(collections)} collections"
+        outcome |= {"status": "error", "message": message, "error": failed[0]["error"]}
+    elif outcome.get("put_off"):
+        outcome["message"] += f"; {outcome['put_off']} of {len(collections)} collections are left for the next run"
+    return outcome
 
 
-def _collections(runtime: Runtime, options: Options) -> list[Collection]:
-    return runtime.maintenance.select(options.get("project_id"), options.get("collection"))
-
-
-def _vacuum_analyze(runtime: Runtime, options: Options) -> Figures:
-    return {
-        **runtime.maintenance.vacuum_analyze(_collections(runtime, options)),
-        **runtime.maintenance.forget(runtime.clock()),
-    }
-
-
-def _reindex_hnsw(runtime: Runtime, options: Options) -> Figures:
-    return runtime.maintenance.reindex_hnsw(_collections(runtime, options))
-
-
-def _build_indexes(runtime: Runtime, options: Options) -> Figures:
-    """With ``dry_run`` it only says what is to be done, and why."""
-    dry_run = options.get("dry_run", "false")
-    if dry_run not in ("true", "false"):
-        raise InvalidRequestError("dry_run must be true or false.", (Violation("dry_run", "must be true or false"),))
-    return runtime.maintenance.build_indexes(_collections(runtime, options), dry_run=dry_run == "true")
-
-
-def _purge_expired(runtime: Runtime, options: Options) -> Figures:
-    return runtime.maintenance.purge_expired(_collections(runtime, options))
-
-
-def _recount_stock(runtime: Runtime, options: Options) -> Figures:
-    return runtime.maintenance.recount_stock(_collections(runtime, options))
-
-
-def _get_index_stats(runtime: Runtime, options: Options) -> Figures:
-    return runtime.maintenance.index_stats(_collections(runtime, options))
-
-
-def _export_stats(runtime: Runtime, options: Options) -> Figures:
-    collections = _collections(runtime, options)
-    now = runtime.clock()
-    whose = Selection(project_id=options.get("project_id"))
-    recent = runtime.reports.summary(whose, now - timedelta(hours=24), now).total
-    return {
-        **runtime.maintenance.statistics(collections),
-        "indexes": runtime.maintenance.index_stats(collections)["collections"],
-        "last_24_hours": {
-            "total_requests": recent.requests,
-            "total_tokens": recent.tokens,
-            "success_rate": recent.success_rate,
-            "avg_duration_ms": recent.avg_duration_ms,
-            "cost_usd": recent.micro_usd / 1_000_000,
+def _log(name: str, outcome: Figures, seconds: float) -> None:
+    """One line for each run. Of collections only what was done."""
+    figures = {key: value for key, value in outcome.items() if key not in ("task", "status", "message", "error")}
+    if "collections" in figures:
+        done = [one for one in figures["collections"] if one.get("action") != "none"]
+        figures |= {"collections": done[:_MOST_LOGGED], "collections_looked_at": len(figures["collections"])}
+    _logger.info(
+        "%s: %s",
+        name,
+        outcome["message"],
+        extra={
+            "task": name,
+            "status": outcome["status"],
+            "error": outcome["error"],
+            "duration_ms": round(seconds * 1000, 1),
+            "figures": figures,
         },
-    }
+    )
 
 
-def _bill_storage(runtime: Runtime, options: Options) -> Figures:
+def _bill_storage(runtime: Runtime, options: Options, orders: Orders) -> Figures:
     """For nothing nobody asks the database."""
     bills = runtime.storage_bills
     return {"projects": bills.bill(bytes_by_project(runtime.database)) if bills.wanted else 0}
 
 
-def _sweep_alerts(runtime: Runtime, options: Options) -> Figures:
+def _sweep_alerts(runtime: Runtime, options: Options, orders: Orders) -> Figures:
     return {**runtime.crossings.run(), **runtime.alerts.publish_pending()}
 
 
-def _finish_policies(runtime: Runtime, options: Options) -> Figures:
+def _finish_policies(runtime: Runtime, options: Options, orders: Orders) -> Figures:
     """Changes that began longer ago than a request may live."""
     return {"policies": runtime.policies.finish_pending(runtime.clock() - timedelta(minutes=1))}
 
 
-def _migrate(runtime: Runtime, options: Options) -> Figures:
-    return {"applied": migrate(runtime.dsn())}
-
-
-def _create_admin_key(runtime: Runtime, options: Options) -> Figures:
+def _create_admin_key(runtime: Runtime, options: Options, orders: Orders) -> Figures:
     created = runtime.policies.create_key(
         user_id=SYSTEM_USER, project_id=None, roles=(Role.ADMIN, Role.SEARCH, Role.WRITE), name="system admin"
     )
     return {"api_key_id": created.key.api_key_id, "key": created.secret}
 
 
+_SAID_FIRST = (*_WHICH, "dry_run")
+_DECIDED = (*_SAID_FIRST, "force")
+
 TASKS: Mapping[str, Task] = {
-    "vacuum_analyze": Task(_vacuum_analyze, "dead rows removed, statistics refreshed"),
-    "reindex_hnsw": Task(_reindex_hnsw, "HNSW indexes rebuilt"),
-    "build_indexes": Task(
-        _build_indexes, "indexes as they ought to be", options=("project_id", "collection", "dry_run")
-    ),
-    "purge_expired": Task(_purge_expired, "expired vectors deleted"),
-    "recount_stock": Task(_recount_stock, "stored vectors and bytes counted anew"),
-    "get_index_stats": Task(_get_index_stats, "index statistics"),
-    "export_stats": Task(_export_stats, "statistics"),
-    "roll_up_usage": Task(usage_tasks.roll_up_usage, "usage rolled up"),
+    "vacuum_analyze": Task(vector_tasks.vacuum_analyze, "tables vacuumed and analyzed", _DECIDED, is_long=True),
+    "reindex_hnsw": Task(vector_tasks.reindex_hnsw, "HNSW indexes rebuilt", _DECIDED, is_long=True),
+    "build_indexes": Task(vector_tasks.build_indexes, "indexes as they ought to be", _SAID_FIRST, is_long=True),
+    "probe_recall": Task(vector_tasks.probe_recall, "recall measured", _DECIDED, is_long=True),
+    "tune_ef_search": Task(vector_tasks.tune_ef_search, "ef_search as the target asks", _DECIDED, is_long=True),
+    "purge_expired": Task(vector_tasks.purge_expired, "expired vectors deleted", _SAID_FIRST, is_long=True),
+    "recount_stock": Task(vector_tasks.recount_stock, "vectors and bytes counted anew", _SAID_FIRST, is_long=True),
+    "clear_cache": Task(vector_tasks.clear_cache, "what was remembered of searches is found anew"),
+    "get_index_stats": Task(vector_tasks.get_index_stats, "index statistics"),
+    "export_stats": Task(vector_tasks.export_stats, "statistics"),
+    "roll_up_usage": Task(usage_tasks.roll_up_usage, "usage rolled up", is_long=True),
     "reap_dead_holds": Task(usage_tasks.reap_dead_holds, "dead requests of active keys accounted for"),
-    "sweep_dead_holds": Task(usage_tasks.sweep_dead_holds, "dead requests of all keys accounted for"),
-    "purge_usage_records": Task(usage_tasks.purge_usage_records, "old usage records deleted"),
-    "reconcile_counters": Task(usage_tasks.reconcile_counters, "counters compared with usage records"),
-    "export_usage": Task(usage_tasks.export_usage, "usage exported", options=("month", "format")),
+    "sweep_dead_holds": Task(usage_tasks.sweep_dead_holds, "dead requests of all keys accounted for", is_long=True),
+    "purge_usage_records": Task(
+        usage_tasks.purge_usage_records, "old usage records deleted", _SAID_FIRST, is_long=True
+    ),
+    "reconcile_counters": Task(usage_tasks.reconcile_counters, "counters compared with usage records", is_long=True),
+    "export_usage": Task(usage_tasks.export_usage, "usage exported", ("month", "format", "dry_run"), is_long=True),
     "finish_policies": Task(_finish_policies, "changes of policies that were cut off brought to every key"),
     "bill_storage": Task(_bill_storage, "stored bytes of this hour billed"),
     "sweep_alerts": Task(_sweep_alerts, "crossed limits found, pending alerts put on EventBridge"),
-    "migrate": Task(_migrate, "database migrated", open_to_api=False),
+    "migrate": Task(vector_tasks.migrate, "database migrated", open_to_api=False),
     "create_admin_key": Task(_create_admin_key, "system admin key created; it is shown only now", open_to_api=False),
 }
 
@@ -199,7 +208,9 @@ SCHEDULE: Mapping[str, int] = {
     "finish_policies": 300,
     "bill_storage": 1800,
     "vacuum_analyze": 3600,
-    "reindex_hnsw": 7 * 86400,
+    "probe_recall": 6 * 3600,
+    "tune_ef_search": 86400,
+    "reindex_hnsw": 86400,
     "roll_up_usage": 300,
     "reap_dead_holds": 300,
     "sweep_dead_holds": 86400,

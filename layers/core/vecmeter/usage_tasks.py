@@ -10,8 +10,10 @@ from typing import Any
 from vecmeter.errors import ApiKeyNotFoundError, InvalidRequestError, Violation
 from vecmeter.ledger.export import Export, ExportFormat, Month, object_name
 from vecmeter.ledger.reconciliation import Reconciler
-from vecmeter.ledger.reports import KeyName, Selection
+from vecmeter.ledger.reports import Selection
+from vecmeter.ledger.totals import KeyName
 from vecmeter.runtime import Runtime
+from vecmeter.vectors.turns import Orders
 
 # Missed runs are made good for so long; then DynamoDB's TTL has done it.
 PURGED_AGAIN = timedelta(days=7)
@@ -20,16 +22,16 @@ Figures = dict[str, Any]
 Options = Mapping[str, Any]
 
 
-def roll_up_usage(runtime: Runtime, options: Options) -> Figures:
+def roll_up_usage(runtime: Runtime, options: Options, orders: Orders) -> Figures:
     return {"hours": dict(runtime.rollups.roll_up())}
 
 
-def reap_dead_holds(runtime: Runtime, options: Options) -> Figures:
+def reap_dead_holds(runtime: Runtime, options: Options, orders: Orders) -> Figures:
     """Of keys with usage that is not rolled up: those a request may have died of lately. One read for each of them."""
     return _bury(runtime, {mark.api_key_id for mark in runtime.usage.activity.marks()})
 
 
-def sweep_dead_holds(runtime: Runtime, options: Options) -> Figures:
+def sweep_dead_holds(runtime: Runtime, options: Options, orders: Orders) -> Figures:
     """Of all keys: a request that died before its hour had a record left no mark of it."""
     return _bury(runtime, [key.api_key_id for key in runtime.keys.list()])
 
@@ -45,17 +47,17 @@ def _bury(runtime: Runtime, api_key_ids: Iterable[str]) -> Figures:
     return {"keys": keys, "buried": buried}
 
 
-def purge_usage_records(runtime: Runtime, options: Options) -> Figures:
+def purge_usage_records(runtime: Runtime, options: Options, orders: Orders) -> Figures:
     before = runtime.clock() - runtime.usage.retention
     project_id = options.get("project_id")
     names = {KeyName(key.user_id, key.api_key_id) for key in runtime.keys.list(project_id=project_id)}
     if project_id is None:  # what was billed to no key, too: storage, say
         names |= set(runtime.reports.keys(Selection(), before - PURGED_AGAIN, before))
-    deleted = sum(runtime.usage.purge(*name, before) for name in names)
-    return {"deleted": deleted, "before": before.isoformat()}
+    records = sum(runtime.usage.purge(*name, before, dry_run=orders.dry_run) for name in names)
+    return {"expired" if orders.dry_run else "deleted": records, "before": before.isoformat()}
 
 
-def reconcile_counters(runtime: Runtime, options: Options) -> Figures:
+def reconcile_counters(runtime: Runtime, options: Options, orders: Orders) -> Figures:
     result = Reconciler(runtime.keys, runtime.reports, runtime.clock).reconcile()
     return {
         "compared": result.compared,
@@ -64,7 +66,7 @@ def reconcile_counters(runtime: Runtime, options: Options) -> Figures:
     }
 
 
-def export_usage(runtime: Runtime, options: Options) -> Figures:
+def export_usage(runtime: Runtime, options: Options, orders: Orders) -> Figures:
     """One object per month and format, written anew each time: the present month and the one before, unless named."""
     bucket = runtime.settings.export_bucket
     if not bucket:
@@ -81,7 +83,8 @@ def export_usage(runtime: Runtime, options: Options) -> Figures:
     for month in months:
         export = Export(runtime.reports, Selection(), month, form)
         export.check(now - runtime.usage.retention)
-        objects.append(asdict(store(bucket, object_name(month, form), export)))
+        key = object_name(month, form)
+        objects.append({"key": key} if orders.dry_run else asdict(store(bucket, key, export)))
     return {"bucket": bucket, "objects": objects}
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from vecmeter import deadline
 from vecmeter.embedding.model import (
     Embedding,
     Embeddings,
@@ -21,7 +22,7 @@ from vecmeter.embedding.model import (
     refuse_unembeddable,
     unembeddable,
 )
-from vecmeter.errors import EmbedderUnavailableError, VecmeterError, Violation
+from vecmeter.errors import EmbedderNotSetUpError, EmbedderUnavailableError, VecmeterError, Violation
 
 if TYPE_CHECKING:
     from mypy_boto3_bedrock_runtime import BedrockRuntimeClient
@@ -42,8 +43,8 @@ _CONNECT_SECONDS = 2
 _READ_SECONDS = 5
 _ATTEMPTS = 2
 _BATCH_SECONDS = 20
-"""An API call ends after 30 s: a batch gives up while there is time left to say so. A single call with its second
-attempt takes (2 + 5) * 2 s and a pause at worst."""
+"""The longest a batch takes, where the request leaves it more than that. A single call with its second attempt takes
+(2 + 5) * 2 s and a pause at worst."""
 
 _THROTTLED = frozenset({"ThrottlingException", "ServiceQuotaExceededException", "ModelNotReadyException"})
 _NOT_SET_UP = frozenset(
@@ -130,7 +131,7 @@ def load_bedrock_embedder(model: str, dimension: int) -> TitanEmbedder | CohereE
     """An embedder with a client of its own; ``model`` and ``dimension`` are in the catalogue of ``registry``.
 
     Raises:
-        EmbedderUnavailableError: boto3 finds no region to speak to.
+        EmbedderNotSetUpError: boto3 finds no region to speak to.
     """
     # Heavy, and only this provider needs them.
     from boto3.session import Session
@@ -148,7 +149,7 @@ def load_bedrock_embedder(model: str, dimension: int) -> TitanEmbedder | CohereE
         # A session of its own: making a client from boto3's shared one is not thread-safe.
         client: BedrockRuntimeClient = Session().client("bedrock-runtime", config=config)
     except BotoCoreError as error:
-        raise EmbedderUnavailableError("Amazon Bedrock is not set up here.", retry_after=60) from error
+        raise EmbedderNotSetUpError("Amazon Bedrock is not set up here.", retry_after=60) from error
     if model == TITAN:
         return TitanEmbedder(client, dimension)
     return CohereEmbedder(client, model)
@@ -201,8 +202,8 @@ def _translated(error: Any, model: str, first: int, texts: int) -> VecmeterError
     return EmbedderUnavailableError(f"The embedder {model} does not answer.", retry_after=2)
 
 
-def _not_set_up(model: str) -> EmbedderUnavailableError:
-    return EmbedderUnavailableError(f"The embedder {model} is not set up in this account.", retry_after=60)
+def _not_set_up(model: str) -> EmbedderNotSetUpError:
+    return EmbedderNotSetUpError(f"The embedder {model} is not set up in this account.", retry_after=60)
 
 
 def _unit_vectors(raw: Any, count: int, dimension: int, model: str) -> list[array[float]]:
@@ -230,22 +231,24 @@ def _in_parallel(
 ) -> list[_Result]:
     """``call`` of each item over threads, results in order; the first failure cancels what has not begun.
 
+    A single call has a thread, too: botocore's time-outs are those of the client, the request may have less time left.
+
     Raises:
-        EmbedderUnavailableError: not done within ``seconds``.
+        EmbedderUnavailableError: not done within ``seconds``, or when the request's own time was up.
     """
-    if len(items) < 2:
-        return [call(item) for item in items]
-    # Only batches for Bedrock need it.
+    if not items:
+        return []
+    # Only Bedrock needs it.
     from concurrent.futures import ThreadPoolExecutor
 
+    seconds = deadline.for_work(seconds)
     threads = ThreadPoolExecutor(min(parallel_calls, len(items)), thread_name_prefix="bedrock")
     try:
         return list(threads.map(call, items, timeout=seconds))
     except TimeoutError as error:
-        raise EmbedderUnavailableError(
-            f"{len(items)} calls of the embedder took longer than {seconds:g} s; send fewer documents at once.",
-            retry_after=5,
-        ) from error
+        advice = "; send fewer documents at once" if len(items) > 1 else ""
+        message = f"The embedder took longer than {seconds:.3g} s for {len(items)} calls{advice}."
+        raise EmbedderUnavailableError(message, retry_after=5) from error
     finally:
         # Calls that are under way end by their own time limits; nobody waits for them.
         threads.shutdown(wait=False, cancel_futures=True)

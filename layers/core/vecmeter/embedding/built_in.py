@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vecmeter.embedding.model import Embeddings, refuse_unembeddable, unembeddable
-from vecmeter.errors import EmbedderUnavailableError, Violation
+from vecmeter.errors import EmbedderNotSetUpError, Violation
 
 if TYPE_CHECKING:
     import numpy as np
@@ -102,11 +102,11 @@ def load_built_in_embedder(dimension: int) -> BuiltInEmbedder:
     """Load the model, 0.3 s at the first call of a process.
 
     Raises:
-        EmbedderUnavailableError: the optional packages are not installed, as in a lean Lambda layer.
+        EmbedderNotSetUpError: the optional packages are not installed, as in a lean Lambda layer.
     """
     folder = _package_folder()
     if folder is None:
-        raise EmbedderUnavailableError(
+        raise EmbedderNotSetUpError(
             "The built-in embedder is not installed here: its package, wordllama, is not part of this deployment.",
             retry_after=3600,
         )

@@ -35,7 +35,8 @@ class Embedder(Protocol):
     Every method that embeds raises:
         InvalidRequestError: some texts cannot be embedded. One violation for each that is known; its path is the
             position of the text ("0", "17"), which ``with_paths`` turns into the caller's own paths.
-        EmbedderUnavailableError: the provider does not answer, throttles or is not set up.
+        EmbedderUnavailableError: the provider does not answer in time or throttles.
+        EmbedderNotSetUpError: it is not set up in this deployment.
     """
 
     @property

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from vecmeter.breaker import Circuit, Sign
 from vecmeter.embedding import bedrock, built_in
-from vecmeter.embedding.model import Embedder
-from vecmeter.errors import InvalidRequestError, Violation
+from vecmeter.embedding.model import Embedder, Embeddings
+from vecmeter.errors import EmbedderNotSetUpError, EmbedderUnavailableError, InvalidRequestError, Violation
 
 NONE = "none"
 
@@ -34,6 +35,49 @@ _CATALOGUE: dict[str, dict[str, tuple[int, ...]]] = {
 """Provider -> model -> dimensions. The first of each is the default."""
 
 _loading = threading.Lock()
+
+
+class Embedders:
+    """The embedders of collections; those that are a service stand behind ``circuit``."""
+
+    def __init__(self, circuit: Circuit) -> None:
+        self._circuit = circuit
+
+    def get(self, provider: str, model: str | None, dimension: int | None) -> Embedder:
+        """As ``get_embedder``. What it gives raises CircuitOpenError, too."""
+        embedder = get_embedder(provider, model, dimension)
+        return Guarded(embedder, self._circuit) if embedder.provider == bedrock.PROVIDER else embedder
+
+
+@dataclass(frozen=True, slots=True)
+class Guarded:
+    """An embedder that is not asked while the circuit is open. One call, of however many texts, is one outcome."""
+
+    embedder: Embedder
+    circuit: Circuit
+
+    @property
+    def provider(self) -> str:
+        return self.embedder.provider
+
+    @property
+    def model(self) -> str:
+        return self.embedder.model
+
+    @property
+    def dimension(self) -> int:
+        return self.embedder.dimension
+
+    def embed_documents(self, texts: Sequence[str]) -> Embeddings:
+        with self.circuit.guard(_sign_of):
+            return self.embedder.embed_documents(texts)
+
+    def embed_queries(self, texts: Sequence[str]) -> Embeddings:
+        with self.circuit.guard(_sign_of):
+            return self.embedder.embed_queries(texts)
+
+    def count_tokens(self, text: str) -> int | None:
+        return self.embedder.count_tokens(text)
 
 
 def choose_embedder(provider: str, model: str | None, dimension: int | None) -> EmbedderChoice:
@@ -93,6 +137,14 @@ def _complete(provider: str, model: str | None, dimension: int | None) -> Embedd
         possible = ", ".join(map(str, dimensions))
         raise _refused("dimension", f"{model} makes vectors of dimension {possible}, not {dimension}")
     return EmbedderChoice(provider, model, dimension)
+
+
+def _sign_of(error: Exception) -> Sign:
+    """What the failure of an embedder says of the service behind it."""
+    if isinstance(error, EmbedderUnavailableError) and not isinstance(error, EmbedderNotSetUpError):
+        return Sign.FAILED
+    # Texts are refused on this side, too: it says nothing of the service.
+    return Sign.NOTHING
 
 
 def _listed(names: Iterable[str]) -> str:

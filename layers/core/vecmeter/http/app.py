@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -12,13 +12,17 @@ from starlette.responses import Response
 from starlette.routing import Match
 
 from vecmeter import __version__
-from vecmeter.errors import VecmeterError, Violation
+from vecmeter.errors import InvalidRequestError, VecmeterError, Violation
 from vecmeter.http.edge import RequestEdge
 from vecmeter.http.health import health
 from vecmeter.http.openapi import describe
 from vecmeter.http.problems import http_problem, problem, problem_of
+from vecmeter.http.route import UnversionedRouter
 from vecmeter.runtime import Runtime
 from vecmeter.telemetry import EmfMetrics
+
+if TYPE_CHECKING:
+    from vecmeter.tracing import Tracing
 
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
@@ -34,21 +38,41 @@ def create_app(runtime: Runtime, *routers: APIRouter, service: str, runs_alone: 
     app = FastAPI(title="Vecmeter", version=__version__, redirect_slashes=False, docs_url=None, redoc_url=None)
     app.state.runtime = runtime
     app.state.runs_alone = runs_alone
+    app.state.threads = threads_for(settings.database_pool_size)
     app.include_router(health)
     for router in routers:
-        app.include_router(router, prefix=settings.api_prefix)
+        app.include_router(router, prefix="" if isinstance(router, UnversionedRouter) else settings.api_prefix)
     app.add_exception_handler(VecmeterError, _on_our_error)
     app.add_exception_handler(RequestValidationError, _on_invalid_request)
     app.add_exception_handler(HTTPException, _on_http_error)
-    emf = EmfMetrics(namespace=settings.metrics_namespace, service=service, enabled=settings.metrics_enabled)
-    app.add_middleware(RequestEdge, emf=emf, max_body_bytes=settings.max_body_bytes)
+    emf = EmfMetrics(
+        namespace=settings.metrics_namespace,
+        service=service,
+        enabled=settings.metrics_enabled,
+        tracing=_tracing(settings.tracing_endpoint, service, inline=runs_alone),
+    )
+    app.add_middleware(RequestEdge, emf=emf, settings=settings, circuits=runtime.circuits)
     describe(app, settings)
     return app
+
+
+def _tracing(endpoint: str, service: str, *, inline: bool) -> Tracing | None:
+    if not endpoint:
+        return None
+    from vecmeter.tracing import Tracing  # only where it is on
+
+    return Tracing(endpoint, service, inline=inline)
+
+
+def threads_for(connections: int) -> int:
+    """How many requests a server works on at once: as many as the ledger's client has connections. More would wait."""
+    return 2 * connections + 8
 
 
 async def _on_our_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, VecmeterError)
     state, now = request.state, request.app.state.runtime.clock()
+    state.metrics.annotate(error=error.code)
     return problem_of(error, state.request_id, now, state.limits, committed=state.committed)
 
 
@@ -58,6 +82,7 @@ async def _on_invalid_request(request: Request, error: Exception) -> Response:
     if request.state.body_bytes == 0 and any(detail["loc"] == ("body",) for detail in details):
         return http_problem(400, request.state.request_id, "The body is empty, and this route wants JSON.")
     violations = [Violation(_path(detail["loc"]), _message(detail)) for detail in details]
+    request.state.metrics.annotate(error=InvalidRequestError.code)
     return problem(
         status=422,
         code="invalid_request",

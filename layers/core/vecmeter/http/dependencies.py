@@ -15,7 +15,7 @@ from vecmeter.http.fields import MeteredAnswer, Usage
 from vecmeter.http.rate_limit_headers import rate_limit_headers
 from vecmeter.ledger.demands import Admission, Demand
 from vecmeter.ledger.metering import Hold, Outcome
-from vecmeter.ledger.model import ApiKey, Cost, Operation, Role
+from vecmeter.ledger.model import ApiKey, Cost, Operation, Role, Scope
 from vecmeter.ledger.prices import PriceList
 from vecmeter.runtime import Runtime
 from vecmeter.telemetry import Metric, RequestMetrics
@@ -68,7 +68,7 @@ class Call:
             writes=vectors if operation in WRITES else int(operation in (Operation.UPDATE, Operation.DELETE)),
         )
         self.metrics.operation = operation.value
-        with self.metrics.timed(Metric.LEDGER_TIME):
+        with self.metrics.timed(Metric.LEDGER_TIME, "admit"):
             hold = self.runtime.ledger.admit(self._demand(operation, role, project_id, cost, prices))
         self._request.state.limits = hold.limits
         self._identify(hold.admission)
@@ -76,15 +76,23 @@ class Call:
 
     def admit_system_admin(self) -> Hold:
         """Admit a request that concerns every tenant. Raises MissingRoleError for any other key, uncounted."""
+        self.authorize_system_admin()
+        return self.admit(Operation.ADMIN, Role.ADMIN)
+
+    def authorize_system_admin(self) -> None:
+        """Let a system admin's key pass without counting the request. Raises MissingRoleError for any other key."""
         if not sees_everything(self.authorize(Role.ADMIN).key):
             raise MissingRoleError("This needs a key of a system admin.")
-        return self.admit(Operation.ADMIN, Role.ADMIN)
 
     def authorize(self, role: Role | None = None) -> Admission:
         """Let any valid key pass without counting the request: to look at one's own meter is free."""
         admission = self.runtime.ledger.authorize(self._demand(Operation.ADMIN, role, None, Cost(requests=0)))
         self._identify(admission)
         return admission
+
+    def header(self, name: str) -> str:
+        """A header of the request, empty where there is none."""
+        return str(self._request.headers.get(name, ""))
 
     def use(self, project: str, collection: str, work: Callable[[Collection], T], *, fresh: bool = False) -> T:
         """Do ``work`` with the definition of a collection: see ``Collections.use``."""
@@ -105,15 +113,25 @@ class Call:
         collection: str | None = None,
         namespace: str | None = None,
         had_filter: bool = False,
+        cache: str | None = None,
     ) -> Response:
         """Settle the request with what it turned out to have done, and render its answer.
+
+        Args:
+            cache: how a cache served it: see ``Outcome``.
 
         Raises:
             PayloadTooLargeError: the answer to a read is beyond the limit; the read is then not billed.
         """
         reads = self._request.method == "GET" or hold.admission.demand.role is Role.SEARCH
         self._request.state.committed = not reads
-        outcome = Outcome(vectors=vectors, collection=collection, namespace=namespace, had_filter=had_filter)
+        outcome = Outcome(
+            vectors=vectors,
+            collection=collection,
+            namespace=namespace,
+            had_filter=had_filter,
+            cache=cache,
+        )
         answered = self.render(hold, answer, status, outcome)
         limit, size = self.runtime.settings.max_response_bytes, answered.outcome.response_bytes
         if reads and size > limit:
@@ -136,7 +154,7 @@ class Call:
 
     def settle(self, hold: Hold, answered: Answered) -> Response:
         """Account for the request, whose work is done."""
-        with self.metrics.timed(Metric.LEDGER_TIME):
+        with self.metrics.timed(Metric.LEDGER_TIME, "settle"):
             kept = hold.settle(answered.outcome)
         self._measure(answered.cost, answered.outcome.collection, kept)
         return answered.response
@@ -155,6 +173,9 @@ class Call:
             self.metrics.add(Metric.USAGE_RECORD_FAILURES, 1)
         if failures := self.runtime.alerts.take_failures():
             self.metrics.add(Metric.ALERT_FAILURES, failures)
+        if written := self.runtime.alerts.take_written():
+            self.metrics.add(Metric.LIMIT_ALERTS, written.total())
+            self.metrics.add(Metric.SYSTEM_LIMIT_ALERTS, written[Scope.SYSTEM])
 
     def _demand(
         self,

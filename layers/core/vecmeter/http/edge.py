@@ -1,4 +1,4 @@
-"""What surrounds every route: the request id, the size of the body, the metrics and log line, the last net."""
+"""What surrounds every route: its id, its time, the size of its body, its metrics and log line, the last net."""
 
 from __future__ import annotations
 
@@ -11,13 +11,19 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from vecmeter import deadline
+from vecmeter.breaker import Circuits
 from vecmeter.errors import PayloadTooLargeError
 from vecmeter.http.problems import problem
-from vecmeter.telemetry import EmfMetrics, request_scope
+from vecmeter.logs import request_scope
+from vecmeter.settings import Settings
+from vecmeter.telemetry import EmfMetrics, Metric, RequestMetrics
 
 _logger = logging.getLogger("vecmeter.http")
 _JSON = b"application/json"
 _CLIENT_WENT_AWAY = 499  # nobody is told; for the log and the metrics, and no fault of ours
+# What a function needs to render its answer and hand it over before Lambda ends it.
+_HAND_OVER_SECONDS = 0.5
 
 
 class RequestEdge:
@@ -27,17 +33,19 @@ class RequestEdge:
     whatever becomes of the answer.
     """
 
-    def __init__(self, app: ASGIApp, *, emf: EmfMetrics, max_body_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, *, emf: EmfMetrics, settings: Settings, circuits: Circuits) -> None:
         self._app = app
         self._emf = emf
-        self._max_body_bytes = max_body_bytes
+        self._circuits = circuits
+        self._max_body_bytes = settings.max_body_bytes
+        self._seconds = float(settings.request_timeout_seconds)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         request_id = secrets.token_hex(8)
-        metrics = self._emf.request()
+        metrics = self._emf.request(headers=scope["headers"])
         state = {
             "request_id": request_id,
             "body_bytes": 0,
@@ -57,7 +65,7 @@ class RequestEdge:
                 MutableHeaders(scope=message)["X-Request-Id"] = request_id
             await send(message)
 
-        with request_scope(request_id):
+        with request_scope(request_id, metrics.trace_id), deadline.of_request(self._time_of(scope)):
             try:
                 await self._app(scope, self._counted(scope, receive), send_with_id)
             except ClientDisconnect:
@@ -65,16 +73,34 @@ class RequestEdge:
             except Exception:
                 # The last net, so that the client gets a problem and Lambda's caller no bare 502.
                 _logger.exception("unhandled error")
+                metrics.annotate(error="internal")
                 if status:
                     raise
                 await _internal_error(request_id, scope["state"]["committed"])(scope, receive, send_with_id)
             finally:
+                self._measure_circuits(metrics)
                 metrics.finish(
                     method=scope["method"],
                     route=scope["state"]["template"] or getattr(scope.get("route"), "path", "unknown"),
                     status=status,
                     duration_ms=(time.perf_counter() - started_at) * 1000,
                 )
+
+    def _time_of(self, scope: Scope) -> float:
+        """How long this request may take."""
+        context = scope.get("aws.context")
+        if context is None:
+            return self._seconds
+        left: float = context.get_remaining_time_in_millis() / 1000
+        return min(self._seconds, left - _HAND_OVER_SECONDS)
+
+    def _measure_circuits(self, metrics: RequestMetrics) -> None:
+        """What circuits did meanwhile is on the line of whoever comes first: it belongs to the process."""
+        opened, refused = self._circuits.take_counts()
+        if opened:
+            metrics.add(Metric.CIRCUIT_OPENED, opened)
+        if refused:
+            metrics.add(Metric.CIRCUIT_REFUSALS, refused)
 
     def _counted(self, scope: Scope, receive: Receive) -> Receive:
         announced = Headers(scope=scope).get("content-length", "0")

@@ -6,37 +6,48 @@ from array import array
 from collections.abc import Sequence
 
 from vecmeter.embedding.model import Embedder, with_paths
-from vecmeter.embedding.registry import get_embedder
 from vecmeter.errors import InvalidRequestError, Violation
-from vecmeter.telemetry import Metric, RequestMetrics
-from vecmeter.vectors.model import Collection
+from vecmeter.http.dependencies import Call
+from vecmeter.telemetry import Metric
+from vecmeter.vectors.model import Collection, EmbedderDefinition
 
 
-def embed_queries(
-    collection: Collection, texts: Sequence[str], paths: Sequence[str], metrics: RequestMetrics
-) -> list[array[float]]:
-    """The vectors of search texts. Raises InvalidRequestError with the ``paths`` of those that cannot be embedded."""
+def embed_queries(collection: Collection, texts: Sequence[str], paths: Sequence[str], call: Call) -> list[array[float]]:
+    """The vectors of search texts, remembered or made.
+
+    Raises InvalidRequestError with the ``paths`` of those that cannot be embedded.
+    """
+    cache, metrics = call.runtime.query_embeddings, call.metrics
+    of = _definition(collection, paths)
     with metrics.timed(Metric.EMBEDDING_TIME):
         try:
-            return _embedder(collection, paths).embed_queries(texts).vectors
+            found = cache.embed(of.provider, of.model, collection.dimension, texts, lambda: _load(collection, of, call))
         except InvalidRequestError as error:
             raise with_paths(error, paths) from None
+    metrics.add(Metric.CACHE_HITS, found.hits)
+    metrics.add(Metric.CACHE_MISSES, len(texts) - found.hits)
+    return found.vectors
 
 
 def embed_documents(
-    collection: Collection, documents: Sequence[str], paths: Sequence[str], metrics: RequestMetrics
+    collection: Collection, documents: Sequence[str], paths: Sequence[str], call: Call
 ) -> list[array[float]]:
     """The vectors of documents. Raises InvalidRequestError with the ``paths`` of those that cannot be embedded."""
-    with metrics.timed(Metric.EMBEDDING_TIME):
+    of = _definition(collection, paths)
+    with call.metrics.timed(Metric.EMBEDDING_TIME):
         try:
-            return _embedder(collection, paths).embed_documents(documents).vectors
+            return _load(collection, of, call).embed_documents(documents).vectors
         except InvalidRequestError as error:
             raise with_paths(error, paths) from None
 
 
-def _embedder(collection: Collection, paths: Sequence[str]) -> Embedder:
+def _definition(collection: Collection, paths: Sequence[str]) -> EmbedderDefinition:
     definition = collection.embedder
     if definition is None:
         message = "cannot be embedded: the collection has no embedder; send a vector"
         raise InvalidRequestError(f"{paths[0]} {message}.", tuple(Violation(path, message) for path in paths))
-    return get_embedder(definition.provider, definition.model, collection.dimension)
+    return definition
+
+
+def _load(collection: Collection, definition: EmbedderDefinition, call: Call) -> Embedder:
+    return call.runtime.embedders.get(definition.provider, definition.model, collection.dimension)

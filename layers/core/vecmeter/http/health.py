@@ -34,7 +34,7 @@ async def answers() -> Response:
 
 @health.get("/health/ready", response_model=Readiness, operation_id="ready", responses={503: {}})
 async def ready(request: Request) -> Response:
-    """Whether PostgreSQL, pgvector and the ledger answer; 503 with what does not."""
+    """Whether PostgreSQL, pgvector and the ledger answer, and how the circuits stand; 503 with what does not."""
     runtime: Runtime = request.app.state.runtime
     checks, failed = await run_in_threadpool(_check, runtime)
     if not failed:
@@ -54,7 +54,9 @@ def _check(runtime: Runtime) -> tuple[dict[str, str], list[str]]:
     checks: dict[str, str] = {}
     failed: list[str] = []
     try:
-        pgvector = runtime.database.run(
+        # Past the circuit: what is asked here is the service. That it answers closes the circuit; were the check
+        # refused, an instance that gets no requests because it is not ready would never see that it is again.
+        pgvector = runtime.database.look(
             lambda c: c.execute("SELECT extversion FROM pg_extension WHERE extname = 'vector'").fetchone()
         )
         version = pgvector[0] if pgvector else None
@@ -73,4 +75,5 @@ def _check(runtime: Runtime) -> tuple[dict[str, str], list[str]]:
     except UnavailableError as error:
         checks["ledger"] = error.detail
         failed.append("ledger")
+    checks |= {f"{name}_circuit": state for name, state in runtime.circuits.states().items()}
     return checks, failed

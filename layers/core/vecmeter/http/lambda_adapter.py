@@ -10,8 +10,9 @@ from mangum import Mangum
 
 from vecmeter.http.app import create_app
 from vecmeter.http.problems import MEDIA_TYPE
+from vecmeter.logs import configure_logging
 from vecmeter.runtime import runtime
-from vecmeter.telemetry import configure_logging
+from vecmeter.snapshot import register_hooks
 
 
 class Handler(Protocol):
@@ -21,6 +22,7 @@ class Handler(Protocol):
 def create_handler(*routers: APIRouter) -> Handler:
     """The handler of a function: settings are checked now, at the start; connections open with the first request."""
     process = runtime()
+    register_hooks(process)
     service = os.environ.get("AWS_LAMBDA_FUNCTION_NAME", "vecmeter")
     configure_logging(process.settings.log_level, process.settings.log_format, service)
     return adapt(create_app(process, *routers, service=service, runs_alone=True))

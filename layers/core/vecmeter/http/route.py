@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Coroutine, Mapping
-from functools import wraps
-from typing import Any, ParamSpec
+from functools import partial, wraps
+from typing import Any, ClassVar, ParamSpec
 from urllib.parse import unquote_to_bytes
 
 from fastapi import Request
-from fastapi.concurrency import run_in_threadpool
-from fastapi.routing import APIRoute
+from fastapi.routing import APIRoute, APIRouter
 from pydantic_core import from_json
 from starlette.convertors import Convertor, register_url_convertor
 from starlette.exceptions import HTTPException
@@ -19,6 +18,7 @@ from starlette.responses import Response
 
 from vecmeter.errors import AuthenticationError, Violation
 from vecmeter.http.checks import invalid, raise_if_any
+from vecmeter.http.lanes import lanes
 from vecmeter.ledger.keys import parse_secret
 
 P = ParamSpec("P")
@@ -45,11 +45,14 @@ class BusinessRoute(APIRoute):
     """A route for whoever has a key, of a plain function that blocks on PostgreSQL and DynamoDB.
 
     A server runs all of it in one thread, from the JSON to the answer, so that neither waiting nor a body of 6 MB keeps
-    other requests waiting. A Lambda environment has one request at a time: there it runs in place, which saves the
-    hop (docs/adr/0004).
+    other requests waiting; how many at once, and how many may wait: ``lanes``. A Lambda environment has one request
+    at a time: there it runs in place, which saves the hop (docs/adr/0004).
 
     Gives the function ``request.state.credential``, ``request.state.template`` and ``request.state.content``, the body.
     """
+
+    versioned: ClassVar[bool] = True
+    """Whether it stands below the prefix of the business routes."""
 
     def __init__(self, path: str, endpoint: Callable[..., Response], **options: Any) -> None:
         super().__init__(path, _in_place(endpoint), **options)
@@ -62,19 +65,35 @@ class BusinessRoute(APIRoute):
 
         async def run(request: Request) -> Response:
             app = request.app
-            request.state.template = app.state.runtime.settings.api_prefix + template
+            request.state.template = app.state.runtime.settings.api_prefix * self.versioned + template
             # Whoever has no key learns nothing about the rest of the request, and costs nothing.
             request.state.credential = parse_secret(_presented_secret(request.headers))
             _refuse_what_is_not_utf8(request)
             if not takes_parameters:
                 raise_if_any([Violation(name, "is no parameter of this route") for name in request.query_params])
             request = _JsonRequest(request.scope, request.receive)
-            request.state.content = await request.body() if takes_body else b""
             if app.state.runs_alone:
+                request.state.content = await request.body() if takes_body else b""
                 return await handle(request)
-            return await run_in_threadpool(_finish, handle(request))
+            server = lanes(app.state.threads)
+            with server.place():
+                request.state.content = await request.body() if takes_body else b""
+                return await server.run(partial(_finish, handle(request)), len(request.state.content))
 
         return run
+
+
+class UnversionedRoute(BusinessRoute):
+    """A route that another program expects in its own place, without the prefix."""
+
+    versioned = False
+
+
+class UnversionedRouter(APIRouter):
+    """The routes of that kind."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(route_class=UnversionedRoute, **options)
 
 
 def _in_place(endpoint: Callable[P, Response]) -> Callable[P, Coroutine[Any, Any, Response]]:

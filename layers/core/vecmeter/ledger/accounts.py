@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import cached_property
 from typing import Any
 
 from vecmeter.ledger.expressions import Change
@@ -45,7 +46,7 @@ class Shortage:
     room_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Account:
     """An item's counters at a moment. Limits that are not named do not hold; calendar counters count all the same.
 
@@ -64,16 +65,16 @@ class Account:
 
     def remaining(self, code: str) -> int:
         """What is left of a limit that holds."""
-        return next(state.remaining for found, state in self.by_code() if found == code)
+        return next(state.remaining for found, state in self.by_code if found == code)
 
     def states(self) -> tuple[LimitState, ...]:
         """Every limit that holds, in numbers."""
-        return tuple(state for _, state in self.by_code())
+        return tuple([state for _, state in self.by_code])
 
     def shortages(self, amounts: Amounts) -> list[Shortage]:
         """The limits into which the amounts do not fit."""
         found = []
-        for code, state in self.by_code():
+        for code, state in self.by_code:
             # No place more may be asked for, and yet there may be too many.
             amount, asked = amounts.get(code, 0), code == CONCURRENT_CODE and code in amounts
             if not (amount or asked) or state.used + amount <= state.limit:
@@ -85,7 +86,7 @@ class Account:
     def beyond(self, amounts: Amounts) -> Iterator[tuple[LimitState, int]]:
         """Limits above which an amount is by itself. A limit of 0 is a closed door and none of them."""
         burst = self.limits.get(BURST.code, 0)
-        for code, state in self.by_code():
+        for code, state in self.by_code:
             amount, limit = amounts.get(code, 0), state.limit + (burst if code == PER_MINUTE.code else 0)
             if amount > limit > 0:
                 yield state, amount
@@ -147,8 +148,12 @@ class Account:
             return state.resets_at
         return self._window(code).room_at(amount, state.limit, self.now)
 
-    def by_code(self) -> Iterator[tuple[str, LimitState]]:
+    @cached_property
+    def by_code(self) -> tuple[tuple[str, LimitState], ...]:
         """Every limit that holds, in numbers, with its short name."""
+        return tuple(self._each())
+
+    def _each(self) -> Iterator[tuple[str, LimitState]]:
         for quota in QUOTAS:
             if quota.code in self.limits:
                 yield quota.code, self._calendar_state(quota)

@@ -15,13 +15,11 @@ from __future__ import annotations
 import itertools
 import logging
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
-
-from botocore.exceptions import ClientError
 
 from vecmeter.errors import LedgerUnavailableError, ProjectNotFoundError, UnavailableError, ViolatedPolicy
 from vecmeter.ledger.alert_model import (
@@ -39,7 +37,8 @@ from vecmeter.ledger.alert_model import (
 )
 from vecmeter.ledger.encoding import Item
 from vecmeter.ledger.events import MOST_AT_ONCE, Event, EventBus, EventsRefused
-from vecmeter.ledger.model import SYSTEM_USER, ApiKey, Clock, LimitState, epoch_ms, from_epoch_ms
+from vecmeter.ledger.model import SYSTEM_USER, ApiKey, Clock, LimitState, Scope, epoch_ms, from_epoch_ms
+from vecmeter.ledger.signed import ServiceError
 from vecmeter.ledger.table import WRITE_ATTEMPTS, ConditionFailed, Table
 
 DETAIL_TYPE = "Vecmeter limit alert"
@@ -95,6 +94,7 @@ class Alerts:
         self._lock = threading.Lock()
         self._table_rests_until = self._bus_rests_until = _LONG_AGO
         self._failures = 0
+        self._written: Counter[Scope] = Counter()
 
     def observe(
         self,
@@ -143,7 +143,7 @@ class Alerts:
         """What goes wrong with an alert is none of the request's business."""
         try:
             yield
-        except (LedgerUnavailableError, ClientError):
+        except (LedgerUnavailableError, ServiceError):
             _logger.exception("alert not written")
             self._table_rests_until = self._clock() + TABLE_REST
             self._count_failures(1)
@@ -153,6 +153,12 @@ class Alerts:
         with self._lock:
             failures, self._failures = self._failures, 0
         return failures
+
+    def take_written(self) -> Counter[Scope]:
+        """Alerts that were written since this was asked last, by the scope of the limit."""
+        with self._lock:
+            written, self._written = self._written, Counter()
+        return written
 
     def read(self, start: datetime, end: datetime, *, user_id: str | None = None, before: str = "") -> Iterator[Alert]:
         """Alerts created in [start, end) that are a user's, or of all users, newest first.
@@ -250,6 +256,8 @@ class Alerts:
             self._table.insert(*items, attempts=ATTEMPTS)
         except ConditionFailed as known:
             return alert_from_item(known.item).created_at if known.item else alert.created_at
+        with self._lock:
+            self._written[Scope(alert.scope)] += 1
         self._publish(alert)
         return alert.created_at
 

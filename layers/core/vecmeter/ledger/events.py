@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 
-from botocore.exceptions import BotoCoreError, ClientError
-
-from vecmeter.ledger.signed import Access, SignedEndpoint
+from vecmeter.ledger.access import Access
+from vecmeter.ledger.signed import NoAnswerError, ServiceError, SignedEndpoint
 
 SOURCE = "vecmeter"
 # What one PutEvents takes.
@@ -60,7 +59,7 @@ class EventBridge:
         body = json.dumps({"Entries": list(map(self._entry, events))}).encode()
         try:
             answer = self._endpoint.call(_TARGET, body)
-        except (ClientError, BotoCoreError) as error:
+        except (ServiceError, NoAnswerError) as error:
             raise EventsRefused(str(error)) from error
         entries = answer.get("Entries")
         if not isinstance(entries, list) or len(entries) != len(events):

@@ -80,6 +80,12 @@ def dead_holds(item: Mapping[str, Any], now: datetime, life_seconds: int) -> Ite
                 yield mark
 
 
+def live_holds(item: Mapping[str, Any], now: datetime, life_seconds: int) -> int:
+    """How many requests are in flight that may still settle."""
+    holds = sum(1 for name, text in item.items() if _is_hold(name, text) and not text.startswith(_SEAL))
+    return holds - sum(1 for _ in dead_holds(item, now, life_seconds))
+
+
 def old_seals(item: Mapping[str, Any], now: datetime) -> Iterator[str]:
     """Attributes of seals that have done their work."""
     for name, text in item.items():

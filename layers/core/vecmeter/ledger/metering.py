@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import itertools
 import logging
-import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from types import TracebackType
@@ -25,13 +24,12 @@ from vecmeter.ledger.allotments import Parent
 from vecmeter.ledger.demands import Admission, Crowded, Demand
 from vecmeter.ledger.holds import HoldMark
 from vecmeter.ledger.model import ApiKey, Clock, Cost, LimitState, Operation, Status, UsageRecord
+from vecmeter.ledger.outages import insisting
 from vecmeter.ledger.prices import PriceList, PriceSource
 from vecmeter.ledger.quotas import DEFAULT_ALERT_THRESHOLD_PCT
 from vecmeter.ledger.usage import UsageLog
 from vecmeter.settings import Settings
 
-# A table that did not answer is not asked again for so long, by requests that may do without it.
-AWAY_SECONDS = 2.0
 # Dead holds one admission accounts for, so that a request waits for a few calls at most.
 BURIED_AT_ONCE = 3
 
@@ -42,7 +40,8 @@ _logger = logging.getLogger("vecmeter.ledger")
 class Outcome:
     """What a request turned out to have done. ``vectors``: written, deleted or returned; bytes of the response body.
 
-    ``replayed``: it was answered as an earlier request with its key was, and did and takes nothing itself.
+    ``replayed``: it was answered as an earlier request with its key was, and did and takes nothing itself. ``cache``:
+    ``hit``, ``miss`` or ``stale`` of a search, None where there is no cache; a hit takes what the search would take.
     """
 
     vectors: int = 0
@@ -51,6 +50,7 @@ class Outcome:
     response_bytes: int = 0
     had_filter: bool = False
     replayed: bool = False
+    cache: str | None = None
 
 
 class Ledger:
@@ -64,10 +64,7 @@ class Ledger:
         alerts: Alerts,
         settings: Settings,
         clock: Clock,
-        *,
-        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._monotonic = monotonic
         self._admissions = admissions
         self._usage = usage
         self._prices = prices
@@ -78,7 +75,6 @@ class Ledger:
             True: timedelta(seconds=settings.outage_read_seconds),
             False: timedelta(seconds=settings.outage_write_seconds),
         }
-        self._away_until = -math.inf
 
     def admit(self, demand: Demand) -> Hold:
         """Let a request run, counted, or raise why it may not (see ``Admissions.admit``)."""
@@ -88,13 +84,11 @@ class Ledger:
         if not self._tracking:
             return Hold(self, self._admissions.authorize(demand), prices, started)
         try:
-            away = self._monotonic() < self._away_until
-            admission = (self._uncounted(demand) if away else None) or self._admit(demand)
+            admission = self._admit(demand)
         except LimitExceededError as refusal:
             self._record_refusal(demand, refusal)
             raise
         except LedgerUnavailableError:
-            self._away_until = self._monotonic() + AWAY_SECONDS
             uncounted = self._uncounted(demand)
             if uncounted is None:
                 raise
@@ -175,12 +169,16 @@ class Ledger:
     ) -> bool:
         """The record first: a hold without a record is found and accounted again, a record lost would be lost."""
         try:
-            kept = self._usage.keep(record)
+            with insisting():
+                kept = self._usage.keep(record)
         except LedgerUnavailableError:
             _log_unwritten(record)
             return False
         try:
-            item = self._admissions.settle(key, mark, _cost_of(kept, mark.reserved), repeated=repeated, project=project)
+            with insisting():
+                item = self._admissions.settle(
+                    key, mark, _cost_of(kept, mark.reserved), repeated=repeated, project=project
+                )
         except LedgerUnavailableError:
             _logger.warning("hold left to expire")
             return False
@@ -308,6 +306,7 @@ class Hold:
             micro_usd=actual.micro_usd,
             price_version=self._prices.version,
             had_filter=outcome.had_filter,
+            cache=outcome.cache,
             extra={"replayed": True} if outcome.replayed else {},
         )
         return self._ledger.settle(admission, record)

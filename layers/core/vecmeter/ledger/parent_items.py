@@ -49,7 +49,7 @@ class ParentItems:
         account = Account(parent.scope, parent.scope_id, parent.limits, self._views.get(parent.address, {}), now)
         return tuple(
             replace(state, used=max(0, state.used - left[code])) if left.get(code) else state
-            for code, state in account.by_code()
+            for code, state in account.by_code
         )
 
     def account(self, parent: Parent, now: datetime) -> Account:
@@ -62,7 +62,7 @@ class ParentItems:
         """
         account = self.account(parent, now)
         left = self.unused(parent, now)
-        return tuple(replace(state, used=max(0, state.used - left.get(code, 0))) for code, state in account.by_code())
+        return tuple(replace(state, used=max(0, state.used - left.get(code, 0))) for code, state in account.by_code)
 
     def unused(self, parent: Parent, now: datetime) -> dict[str, int]:
         """What keys have taken and not used, by code: read from each key the parent remembers."""

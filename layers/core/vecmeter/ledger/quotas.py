@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
-from typing import Any, Literal
+from functools import lru_cache
+from typing import Any, Literal, NamedTuple
 
 from vecmeter.ledger.model import Cost, Limits, Policy, Scope
 from vecmeter.settings import Settings
@@ -26,21 +27,35 @@ class Window(StrEnum):
     MONTH = "month"
 
     def start(self, now: datetime) -> datetime:
-        day = datetime(now.year, now.month, now.day, tzinfo=UTC)
-        return day if self is Window.DAY else day.replace(day=1)
+        return _span(self, now.date()).start
 
     def end(self, now: datetime) -> datetime:
-        if self is Window.DAY:
-            return self.start(now) + timedelta(days=1)
-        return (self.start(now) + timedelta(days=32)).replace(day=1)
+        return _span(self, now.date()).end
 
     def seconds(self, now: datetime) -> int:
-        return int((self.end(now) - self.start(now)).total_seconds())
+        return _span(self, now.date()).seconds
 
     def tag(self, now: datetime) -> str:
         """``261121`` or ``2611``: what names the window in an attribute's name."""
-        month = f"{now.year % 100:02}{now.month:02}"
-        return f"{month}{now.day:02}" if self is Window.DAY else month
+        return _span(self, now.date()).tag
+
+
+class _Span(NamedTuple):
+    start: datetime
+    end: datetime
+    seconds: int
+    tag: str
+
+
+@lru_cache(maxsize=64)  # each request asks some sixty times, nearly always for today
+def _span(window: Window, day: date) -> _Span:
+    start = datetime(day.year, day.month, day.day, tzinfo=UTC)
+    if window is Window.DAY:
+        end, tag = start + timedelta(days=1), f"{day:%y%m%d}"
+    else:
+        start = start.replace(day=1)
+        end, tag = (start + timedelta(days=32)).replace(day=1), f"{day:%y%m}"
+    return _Span(start, end, int((end - start).total_seconds()), tag)
 
 
 @dataclass(frozen=True, slots=True)

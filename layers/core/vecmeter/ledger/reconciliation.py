@@ -15,8 +15,8 @@ from vecmeter.errors import ApiKeyNotFoundError
 from vecmeter.ledger.keys import Keys
 from vecmeter.ledger.model import Clock
 from vecmeter.ledger.quotas import METERS, Window
-from vecmeter.ledger.reports import KeyName, Selection, UsageReports
-from vecmeter.ledger.totals import Totals
+from vecmeter.ledger.reports import Selection, UsageReports
+from vecmeter.ledger.totals import KeyName, Totals
 
 # A key that is in use is looked at so often before it is left to the next run.
 LOOKS = 3

@@ -15,16 +15,11 @@ from typing import NamedTuple
 from vecmeter.ledger.activity import HOUR, Mark
 from vecmeter.ledger.model import Clock, Operation, UsageRecord
 from vecmeter.ledger.rollups import DAY, HourRollup, Rollups
-from vecmeter.ledger.totals import Group, Totals, Usage, UsageSummary, day_of, grouped, hour_of
+from vecmeter.ledger.totals import Group, KeyName, Totals, Usage, UsageSummary, day_of, grouped, hour_of
 from vecmeter.ledger.usage import UsageLog, record_position
 
 # Up to here a series goes by the hour, beyond it by the day.
 HOURLY_UP_TO = timedelta(days=7)
-
-
-class KeyName(NamedTuple):
-    user_id: str
-    api_key_id: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

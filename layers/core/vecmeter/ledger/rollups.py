@@ -7,13 +7,13 @@ so that whoever dies in between leaves the mark and all is done again.
 
 Each write names the version it read. So two runs at once, or one that was held up for long, cannot put older sums in
 the place of newer ones; who comes second leaves the mark to the next run.
+
+With an hour's roll-up, in one transaction, what is new in it goes into its key's running total (``running_totals.py``).
 """
 
 from __future__ import annotations
 
-import json
 import logging
-import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -21,11 +21,13 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
+from vecmeter.ledger import transactions
 from vecmeter.ledger.activity import HOUR, OUTLIVES, SETTLED_AFTER, Mark
 from vecmeter.ledger.encoding import Item
-from vecmeter.ledger.model import Clock, Operation, epoch_ms, from_epoch_ms
+from vecmeter.ledger.model import Clock, epoch_ms, from_epoch_ms
+from vecmeter.ledger.running_totals import RunningTotals
 from vecmeter.ledger.table import WRITE_ATTEMPTS, ConditionFailed, Table
-from vecmeter.ledger.totals import SUMS, Group, Totals, Usage, combined, day_of, grouped
+from vecmeter.ledger.totals import KeyName, Usage, combined, day_of, difference, grouped, pack, unpack
 from vecmeter.ledger.usage import UsageLog
 
 # An hour that is not over is rolled up so far once it has as many records as a page of a Query or so.
@@ -51,13 +53,17 @@ class Step(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HourRollup:
-    """An hour's sums of the records that began before ``cursor``, believed while the mark has this ``token``."""
+    """An hour's sums of the records that began before ``cursor``, believed while the mark has this ``token``.
+
+    ``running``: the version of the key's running total that has all of them in it first; 0: none has.
+    """
 
     hour: datetime
     usage: Usage
     cursor: datetime
     token: str
     version: int
+    running: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +81,7 @@ class Rollups:
     def __init__(self, table: Table, usage: UsageLog, clock: Clock, kept_days: int) -> None:
         """Roll-ups are kept for ``kept_days``, and for longer than records in any case."""
         self._table = table
+        self.running = RunningTotals(table)
         self._usage = usage
         self._activity = usage.activity
         self._clock = clock
@@ -93,7 +100,7 @@ class Rollups:
         for item in self._table.query(f"DAY#{day:{_DAY_FORM}}", between=(low, high)):
             owner, api_key_id = item["sk"].rsplit("#", 1)
             if user_id in (None, owner):
-                yield DayRollup(owner, api_key_id, _usage_from_item(item))
+                yield DayRollup(owner, api_key_id, unpack(item["b"]))
 
     def roll_up(self) -> Counter[str]:
         """Roll up what is settled by now; returns how many marks went through each ``Step``. Only active keys cost."""
@@ -131,15 +138,23 @@ class Rollups:
         return Step.CLOSED if self._activity.remove(mark) else Step.OVERTAKEN
 
     def _write_hour(self, mark: Mark, usage: Usage, cursor: datetime, before: HourRollup | None) -> bool:
-        content = _pack(usage)
+        content = pack(usage)
         if len(content) > MOST_BYTES:
             _logger.error("usage of an hour is too large to be rolled up", extra={"api_key_id": mark.api_key_id})
             return False
-        self._write(
-            (f"U#{mark.api_key_id}", f"{mark.hour:{_HOUR_FORM}}"),
-            {"b": content, "c": epoch_ms(cursor), "tk": mark.token, "ttl": self._ttl(mark.hour)},
-            before.version if before else 0,
-        )
+        key = KeyName(mark.user_id, mark.api_key_id)
+        running = self.running.get(key)
+        counted = before.usage if before is not None and before.running else {}
+        address = f"U#{mark.api_key_id}", f"{mark.hour:{_HOUR_FORM}}"
+        attributes = {
+            "b": content,
+            "c": epoch_ms(cursor),
+            "tk": mark.token,
+            "rv": running.version + 1,
+            "ttl": self._ttl(mark.hour),
+        }
+        hour = transactions.update(*address, **_change(attributes, before.version if before else 0))
+        self._table.transact(hour, self.running.addition(key, running, difference(usage, counted)))
         return True
 
     def _write_day(self, mark: Mark) -> None:
@@ -147,45 +162,35 @@ class Rollups:
         day = day_of(mark.hour)
         address = f"DAY#{day:{_DAY_FORM}}", f"{mark.user_id}#{mark.api_key_id}"
         before = self._table.get(*address)
-        content = _pack(combined(*(hour.usage for hour in self.hours(mark.api_key_id, day, day + DAY))))
-        self._write(address, {"b": content, "ttl": self._ttl(day)}, before["v"] if before else 0)
-
-    def _write(self, address: tuple[str, str], attributes: Mapping[str, Any], version: int) -> None:
-        """Write a roll-up over the version that was read (0: none). Raises ConditionFailed: there is another by now.
-
-        A repetition after a lost answer fails as well, and the mark that stays makes the next run do it again.
-        """
-        names = {f"#{name}": name for name in attributes}
-        values = {f":{name}": value for name, value in attributes.items()}
-        settings = ", ".join(f"#{name} = :{name}" for name in attributes)
-        self._table.update(
-            *address,
-            update=f"SET {settings}, v = :new",
-            condition="v = :old" if version else "attribute_not_exists(pk)",
-            names=names,
-            values=values | {":new": version + 1} | ({":old": version} if version else {}),
-            attempts=WRITE_ATTEMPTS,
-        )
+        content = pack(combined(*(hour.usage for hour in self.hours(mark.api_key_id, day, day + DAY))))
+        change = _change({"b": content, "ttl": self._ttl(day)}, before["v"] if before else 0)
+        self._table.update(*address, **change, attempts=WRITE_ATTEMPTS)
 
     def _ttl(self, moment: datetime) -> int:
         return int((moment + self._kept).timestamp())
 
 
-def _pack(usage: Usage) -> bytes:
-    rows = [[*group, *(getattr(totals, name) for name in SUMS)] for group, totals in sorted(usage.items(), key=str)]
-    return zlib.compress(json.dumps(rows, separators=(",", ":")).encode())
+def _change(attributes: Mapping[str, Any], version: int) -> dict[str, Any]:
+    """Write a roll-up over the version that was read (0: none), on condition that there is no other by now.
 
-
-def _usage_from_item(item: Item) -> Usage:
-    rows = json.loads(zlib.decompress(item["b"]))
-    return {Group(project, Operation(name), endpoint): Totals(*sums) for project, name, endpoint, *sums in rows}
+    A repetition after a lost answer may fail, and the mark that stays makes the next run do it again.
+    """
+    settings = ", ".join(f"#{name} = :{name}" for name in attributes)
+    values = {f":{name}": value for name, value in attributes.items()}
+    return {
+        "update": f"SET {settings}, v = :new",
+        "condition": "v = :old" if version else "attribute_not_exists(pk)",
+        "names": {f"#{name}": name for name in attributes},
+        "values": values | {":new": version + 1} | ({":old": version} if version else {}),
+    }
 
 
 def _hour_from_item(item: Item) -> HourRollup:
     return HourRollup(
         hour=datetime.strptime(item["sk"], _HOUR_FORM).replace(tzinfo=UTC),
-        usage=_usage_from_item(item),
+        usage=unpack(item["b"]),
         cursor=from_epoch_ms(item["c"]),
         token=item["tk"],
         version=item["v"],
+        running=item.get("rv", 0),
     )

@@ -1,68 +1,50 @@
-"""Signed calls of AWS's JSON protocol over a pooled connection: what the lean clients of ``wire`` and ``events`` share.
+"""Signed calls of AWS's JSON protocol over kept connections: what the lean clients of ``wire`` and ``events`` share.
 
-Credentials, their refresh and the signature are botocore's, its errors too (docs/adr/0008 says why not boto3).
+Why neither boto3 nor botocore: docs/adr/0008 and 0013.
 """
 
 from __future__ import annotations
 
 import json
-import os
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from datetime import UTC, datetime
+from functools import cache
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-import urllib3
-from botocore.auth import SigV4Auth
-from botocore.awsrequest import AWSRequest
-from botocore.credentials import Credentials
-from botocore.exceptions import (
-    ClientError,
-    ConnectionClosedError,
-    EndpointConnectionError,
-    NoCredentialsError,
-    NoRegionError,
-    ReadTimeoutError,
-)
+from vecmeter.deadline import at_most
+from vecmeter.ledger.http1 import Connection
+from vecmeter.ledger.signature import Signer
+
+if TYPE_CHECKING:
+    import ssl
+
+    from vecmeter.ledger.access import Access
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
-@dataclass(frozen=True, slots=True)
-class Access:
-    """Where and as whom this process calls AWS. ``ca_bundle``: a file of authorities in place of the usual ones."""
+class ServiceError(RuntimeError):
+    """The service answered with an error. ``answer``: what came with its code and message."""
 
-    region: str
-    credentials: Credentials
-    ca_bundle: str | None = None
-
-    def endpoint(self, prefix: str, service_id: str) -> str:
-        """``AWS_ENDPOINT_URL_<SERVICE ID>``, ``AWS_ENDPOINT_URL``, or the service's own in the region."""
-        configured = os.environ.get(f"AWS_ENDPOINT_URL_{service_id}") or os.environ.get("AWS_ENDPOINT_URL")
-        suffix = "amazonaws.com.cn" if self.region.startswith("cn-") else "amazonaws.com"
-        return configured or f"https://{prefix}.{self.region}.{suffix}"
+    def __init__(self, operation: str, status: int, code: str, message: str, answer: dict[str, Any]) -> None:
+        super().__init__(f"{operation}: {code} ({status}): {message}")
+        self.status = status
+        self.code = code
+        self.message = message
+        self.answer = answer
 
 
-def find_access() -> Access:
-    """Region, credentials and CA bundle by botocore's rules.
-
-    Raises:
-        NoRegionError, NoCredentialsError: botocore finds none.
-    """
-    from botocore.session import Session  # its own rules for credentials: environment, files, roles
-
-    session = Session()
-    region = session.get_config_variable("region")
-    if not region:
-        raise NoRegionError
-    credentials = session.get_credentials()
-    if credentials is None:
-        raise NoCredentialsError
-    return Access(region, credentials, session.get_config_variable("ca_bundle"))
+class NoAnswerError(ConnectionError):
+    """Nobody answered, or the answer was lost on the way: whether the call took effect is not known."""
 
 
 class SignedEndpoint:
-    """One service at one endpoint; threads may share it. Each call is tried once.
+    """One service at one endpoint; threads may share it. Each call is tried once, within the request's time.
 
-    Raises botocore's ``ClientError`` for an answer that is an error, and its connection errors for none.
+    Connections are kept for later calls, which pass over those that were closed meanwhile. Raises ServiceError for an
+    answer that is an error, and NoAnswerError for none.
     """
 
     def __init__(
@@ -70,7 +52,7 @@ class SignedEndpoint:
         endpoint: str,
         service: str,
         access: Access,
-        max_connections: int,
+        most_idle: int,
         *,
         content_type: str,
         connect_seconds: float,
@@ -78,41 +60,78 @@ class SignedEndpoint:
     ) -> None:
         parts = urlsplit(endpoint)
         self.url = f"{parts.scheme}://{parts.netloc}/"
-        self._service = service
+        self._host, self._port = parts.hostname or "", parts.port or _DEFAULT_PORTS[parts.scheme]
+        self._tls = _tls_context(access.ca_bundle) if parts.scheme == "https" else None
+        self._signer = Signer(_host_header(self._host, parts.port, parts.scheme), access.region, service, content_type)
         self._access = access
-        self._content_type = content_type
-        options: Any = {
-            "maxsize": max_connections,
-            "timeout": urllib3.Timeout(connect=connect_seconds, read=read_seconds),
-            "retries": False,
-        }
-        host = parts.hostname or ""
-        self._pool: urllib3.HTTPConnectionPool
-        if parts.scheme == "https":
-            self._pool = urllib3.HTTPSConnectionPool(host, parts.port, ca_certs=access.ca_bundle, **options)
-        else:
-            self._pool = urllib3.HTTPConnectionPool(host, parts.port, **options)
+        self._most_idle = most_idle
+        self._connect_seconds = connect_seconds
+        self._read_seconds = read_seconds
+        self._idle: deque[Connection] = deque()
 
     def call(
         self, target: str, body: bytes, object_hook: Callable[[dict[str, Any]], Any] | None = None
     ) -> dict[str, Any]:
         """Call ``target`` (``DynamoDB_20120810.GetItem``) with a JSON body; ``object_hook`` as in ``json.loads``."""
-        headers = {"Content-Type": self._content_type, "X-Amz-Target": target}
-        signed = AWSRequest(method="POST", url=self.url, data=body, headers=headers)
-        credentials = self._access.credentials.get_frozen_credentials()
-        SigV4Auth(credentials, self._service, self._access.region).add_auth(signed)
-        try:
-            answer = self._pool.request("POST", "/", body=body, headers=dict(signed.headers.items()))
-        except urllib3.exceptions.ReadTimeoutError as error:
-            raise ReadTimeoutError(endpoint_url=self.url, error=error) from error
-        except (urllib3.exceptions.NewConnectionError, urllib3.exceptions.ConnectTimeoutError) as error:
-            raise EndpointConnectionError(endpoint_url=self.url, error=error) from error
-        except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise ConnectionClosedError(endpoint_url=self.url, error=error) from error
-        return _decoded(target.rpartition(".")[2], answer.status, answer.data, object_hook)
+        headers = self._signer.headers(target, body, self._access.credentials(), datetime.now(UTC))
+        status, content = self._exchange(body, headers)
+        return _decoded(target.rpartition(".")[2], status, content, object_hook)
 
     def close(self) -> None:
-        self._pool.close()
+        """Close the connections that nobody uses. The next call opens one."""
+        while (connection := self._kept()) is not None:
+            connection.close()
+
+    def _exchange(self, body: bytes, headers: dict[str, str]) -> tuple[int, bytes]:
+        connection = None
+        try:
+            connection = self._kept() or self._opened()
+            return connection.post(headers, body, read_seconds=_left_of(self._read_seconds))
+        except OSError as error:
+            raise NoAnswerError(f"no answer from {self.url}: {type(error).__name__}") from error
+        finally:
+            if connection is not None:
+                self._keep(connection)
+
+    def _kept(self) -> Connection | None:
+        """The one kept last, which is open most probably."""
+        while True:
+            try:
+                connection = self._idle.pop()
+            except IndexError:
+                return None
+            if not connection.has_news():
+                return connection
+            connection.close()
+
+    def _opened(self) -> Connection:
+        return Connection(self._host, self._port, self._tls, connect_seconds=_left_of(self._connect_seconds))
+
+    def _keep(self, connection: Connection) -> None:
+        if connection.reusable and len(self._idle) < self._most_idle:
+            self._idle.append(connection)
+        else:
+            connection.close()
+
+
+def _left_of(seconds: float) -> float:
+    """A time-out, or what remains of the request's time if that is less."""
+    left = at_most(seconds)
+    if not left:  # a time-out of 0 would not wait at all, which is another error
+        raise TimeoutError("no time is left")
+    return left
+
+
+@cache
+def _tls_context(ca_bundle: str | None) -> ssl.SSLContext:
+    import ssl  # reading the authorities takes some ms: once for all connections
+
+    return ssl.create_default_context(cafile=ca_bundle)
+
+
+def _host_header(host: str, port: int | None, scheme: str) -> str:
+    name = f"[{host}]" if ":" in host else host
+    return name if port in (None, _DEFAULT_PORTS[scheme]) else f"{name}:{port}"
 
 
 def _decoded(
@@ -126,5 +145,5 @@ def _decoded(
         return answer
     # "com.amazonaws.dynamodb.v20120810#ThrottlingException"; a proxy's own page has none, and 5xx means try again.
     code = str(answer.pop("__type", "")).rpartition("#")[2] or ("InternalServerError" if status >= 500 else str(status))
-    error = {"Code": code, "Message": answer.pop("message", answer.pop("Message", ""))}
-    raise ClientError({**answer, "Error": error}, operation)  # type: ignore[typeddict-item]
+    message = str(answer.pop("message", answer.pop("Message", "")))
+    raise ServiceError(operation, status, code, message, answer)

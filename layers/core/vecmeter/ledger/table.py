@@ -13,18 +13,13 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from botocore.exceptions import (
-    ChecksumError,
-    ClientError,
-    ConnectionError,
-    CredentialRetrievalError,
-    HTTPClientError,
-    IncompleteReadError,
-)
-
+from vecmeter import deadline
+from vecmeter.breaker import Circuit
 from vecmeter.errors import LedgerUnavailableError
 from vecmeter.ledger import transactions
 from vecmeter.ledger.encoding import Item, decode, encode
+from vecmeter.ledger.outages import circuit_of_ledger, insisting, unless_away
+from vecmeter.ledger.signed import NoAnswerError, ServiceError
 from vecmeter.ledger.transactions import Write, key_of
 
 if TYPE_CHECKING:
@@ -39,6 +34,8 @@ T = TypeVar("T")
 READ_ATTEMPTS = 3
 WRITE_ATTEMPTS = 3
 BACKOFF_SECONDS = 0.05
+# The longest all tries of a call take together.
+CALL_SECONDS = 4.0
 # A batch whose items DynamoDB keeps leaving over, with a longer pause after each round (1.6 s in all).
 BATCH_ROUNDS = 6
 # DynamoDB's own limits on the two parts of a key, in bytes of UTF-8.
@@ -59,8 +56,6 @@ _TEMPORARY = frozenset(
 )
 # Of a cancelled transaction: the items that were not at fault, and those that say "not now".
 _TEMPORARY_REASONS = frozenset({"None", "TransactionConflict", "ThrottlingError", "ProvisionedThroughputExceeded"})
-# No answer, or one that was lost on the way. What is misconfigured or malformed is another child of BotoCoreError.
-_NO_ANSWER = (HTTPClientError, ConnectionError, IncompleteReadError, ChecksumError, CredentialRetrievalError)
 
 
 class ConditionFailed(Exception):
@@ -90,8 +85,8 @@ class Updated(NamedTuple):
 
 
 def create_client(max_connections: int = 10) -> DynamoDBClient:
-    """A boto3 client with one attempt per call, 1 s to connect and 3 s to read: time-outs that leave room to answer."""
-    import boto3  # not needed by whoever brings a client of their own
+    """A boto3 client with one attempt per call, to make the table with."""
+    import boto3  # not needed to use it
     from botocore.config import Config
 
     return boto3.client(
@@ -122,12 +117,22 @@ def create_table(client: DynamoDBClient, name: str) -> None:
 
 
 class Table:
-    """The calls the ledger makes, in plain Python values. Raises LedgerUnavailableError when there is no answer."""
+    """The calls the ledger makes, in plain Python values.
+
+    Raises LedgerUnavailableError when there is no answer within ``CALL_SECONDS``, or the request's own time; at once
+    while ``circuit`` is open.
+    """
 
     def __init__(
-        self, client: DynamoDBClient | DynamoDbWire, name: str, *, pause: Callable[[float], None] = time.sleep
+        self,
+        client: DynamoDbWire,
+        name: str,
+        *,
+        circuit: Circuit | None = None,
+        pause: Callable[[float], None] = time.sleep,
     ) -> None:
         self._client = client
+        self._circuit = circuit or circuit_of_ledger()
         self._pause = pause
         self.name = name
 
@@ -245,6 +250,26 @@ class Table:
             deleted += len(batch)
         return deleted
 
+    def get_some(self, keys: Iterable[tuple[str, str]]) -> list[Item]:
+        """Of these keys' items those that a single call per 100 brings, perhaps not as the last write left them.
+
+        For what can be done without: nothing is asked for twice. Raises LedgerUnavailableError.
+        """
+        found: list[Item] = []
+        remaining = iter(dict.fromkeys(keys))
+        while batch := list(itertools.islice(remaining, 100)):
+            asked: Any = {self.name: {"Keys": [key_of(pk, sk) for pk, sk in batch]}}
+            answer, _ = self._call(lambda asked=asked: self._client.batch_get_item(RequestItems=asked), attempts=1)  # type: ignore[misc]
+            found += map(decode, answer["Responses"].get(self.name, ()))
+        return found
+
+    def put_some(self, items: Iterable[Item]) -> None:
+        """Write items, all of them different, 25 a call; what DynamoDB leaves over is left. As ``get_some``."""
+        remaining = iter(items)
+        while batch := list(itertools.islice(remaining, 25)):
+            asked: Any = {self.name: [{"PutRequest": {"Item": encode(item)}} for item in batch]}
+            self._call(lambda asked=asked: self._client.batch_write_item(RequestItems=asked), attempts=1)  # type: ignore[misc]
+
     def query(
         self, pk: str, *, between: tuple[str, str], newest_first: bool = False, page_size: int | None = None
     ) -> Iterator[Item]:
@@ -269,8 +294,9 @@ class Table:
             request["ExclusiveStartKey"] = answer["LastEvaluatedKey"]
 
     def ping(self) -> None:
-        """Raise LedgerUnavailableError unless the table answers."""
-        self.get("ping", "ping")
+        """Raise LedgerUnavailableError unless the table answers now."""
+        with insisting():
+            self.get("ping", "ping")
 
     def close(self) -> None:
         """Close the client's connections."""
@@ -290,24 +316,30 @@ class Table:
         raise LedgerUnavailableError("The ledger does not keep up; try again shortly.")
 
     def _call(self, call: Callable[[], T], *, attempts: int) -> tuple[T, int]:
+        with unless_away(self._circuit, tries=attempts), deadline.within(CALL_SECONDS):
+            return self._tried(call, attempts)
+
+    def _tried(self, call: Callable[[], T], attempts: int) -> tuple[T, int]:
         for attempt in range(1, attempts + 1):
             try:
                 return call(), attempt
-            except ClientError as error:
+            except ServiceError as error:
                 refusal = _condition_failure(error)
                 if refusal is not None:
                     refusal.tries = attempt
                     raise refusal from None
-                if error.response["Error"]["Code"] == "ResourceNotFoundException":
+                if error.code == "ResourceNotFoundException":
                     _logger.error("the ledger's table is missing", extra={"table": self.name})
                     raise LedgerUnavailableError("The ledger does not answer.") from error
                 if not _is_temporary(error):
                     raise
                 reason: Exception = error
-            except _NO_ANSWER as error:
+            except NoAnswerError as error:
                 reason = error
-            if attempt < attempts:
-                self._pause(BACKOFF_SECONDS * 2 ** (attempt - 1))
+            pause = BACKOFF_SECONDS * 2 ** (attempt - 1)
+            if attempt == attempts or deadline.at_most(pause) < pause:
+                break
+            self._pause(pause)
         raise LedgerUnavailableError("The ledger does not answer; try again shortly.") from reason
 
 
@@ -316,20 +348,18 @@ def _too_long(part: str, longest: int) -> bool:
     return len(part) > longest // 4 and len(part.encode()) > longest
 
 
-def _is_temporary(error: ClientError) -> bool:
-    response: Any = error.response
-    code = response["Error"]["Code"]
-    if code == "TransactionCanceledException":
-        return all((reason.get("Code") or "None") in _TEMPORARY_REASONS for reason in response["CancellationReasons"])
-    return code in _TEMPORARY or response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) >= 500
+def _is_temporary(error: ServiceError) -> bool:
+    if error.code == "TransactionCanceledException":
+        reasons = error.answer["CancellationReasons"]
+        return all((reason.get("Code") or "None") in _TEMPORARY_REASONS for reason in reasons)
+    return error.code in _TEMPORARY or error.status >= 500
 
 
-def _condition_failure(error: ClientError) -> ConditionFailed | None:
-    response: Any = error.response
-    if response["Error"]["Code"] == "ConditionalCheckFailedException":
-        item = response.get("Item")
+def _condition_failure(error: ServiceError) -> ConditionFailed | None:
+    if error.code == "ConditionalCheckFailedException":
+        item = error.answer.get("Item")
         return ConditionFailed([decode(item) if item else None])
-    reasons = response.get("CancellationReasons", [])
+    reasons = error.answer.get("CancellationReasons", [])
     failed = frozenset(place for place, r in enumerate(reasons) if r.get("Code") == "ConditionalCheckFailed")
     if failed:
         return ConditionFailed([decode(r["Item"]) if r.get("Item") else None for r in reasons], failed)

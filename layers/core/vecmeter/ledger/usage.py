@@ -144,16 +144,17 @@ class UsageLog:
         for item in self._table.query(_partition(api_key_id), between=(low, _moment(end))):
             yield _from_item(item)
 
-    def purge(self, user_id: str, api_key_id: str, before: datetime) -> int:
+    def purge(self, user_id: str, api_key_id: str, before: datetime, *, dry_run: bool = False) -> int:
         """Delete the records of a key in the whole hours before a moment; returns how many. TTL deletes late.
 
-        Records of an hour that is not rolled up for good stay, and so do those after it.
+        Records of an hour that is not rolled up for good stay, and so do those after it. A dry run only counts.
         """
         hours = [mark.hour for mark in self.activity.marks(user_id, api_key_id)]
         end = min([hour_of(before), *hours])
-        return self._table.delete_many(
-            (item["pk"], item["sk"]) for item in self._table.query(_partition(api_key_id), between=("0", _moment(end)))
-        )
+        old = self._table.query(_partition(api_key_id), between=("0", _moment(end)))
+        if dry_run:
+            return sum(1 for _ in old)
+        return self._table.delete_many((item["pk"], item["sk"]) for item in old)
 
     def _read_key(self, api_key_id: str, between: tuple[str, str]) -> Iterator[UsageRecord]:
         for item in self._table.query(_partition(api_key_id), between=between, newest_first=True):

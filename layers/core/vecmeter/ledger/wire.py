@@ -1,8 +1,7 @@
-"""DynamoDB's JSON protocol over a pooled connection, signed by botocore: the calls ``Table`` makes and no more.
+"""DynamoDB's JSON protocol over kept connections: the calls ``Table`` makes and no more, under boto3's names.
 
 boto3 spends most of a warm request's CPU on what these calls do not need: parameter validation, endpoint rules, event
-hooks (docs/adr/0008). Credentials, their refresh and the signature stay botocore's; errors are botocore's too, so that
-``Table`` treats this client and boto3's alike.
+hooks (docs/adr/0008, 0013).
 Protocol: Amazon DynamoDB Developer Guide, "DynamoDB low-level API".
 """
 
@@ -12,9 +11,8 @@ import base64
 import json
 from typing import Any
 
-from botocore.credentials import Credentials
-
-from vecmeter.ledger.signed import Access, SignedEndpoint, find_access
+from vecmeter.ledger.access import Access, find_access
+from vecmeter.ledger.signed import SignedEndpoint
 
 _API = "DynamoDB_20120810"
 _CONTENT_TYPE = "application/x-amz-json-1.0"
@@ -23,26 +21,17 @@ READ_SECONDS = 3.0
 
 
 class DynamoDbWire:
-    """A client for one region and endpoint; threads may share it. Each call is tried once.
+    """A client of one endpoint; threads may share it. Each call is tried once.
 
-    Raises botocore's ``ClientError`` for an answer that is an error, and its connection errors for none.
+    Raises ServiceError for an answer that is an error, and NoAnswerError for none.
     """
 
-    def __init__(
-        self,
-        endpoint: str,
-        region: str,
-        credentials: Credentials,
-        max_connections: int,
-        *,
-        read_seconds: float = READ_SECONDS,
-        ca_bundle: str | None = None,
-    ) -> None:
+    def __init__(self, endpoint: str, access: Access, most_idle: int, *, read_seconds: float = READ_SECONDS) -> None:
         self._endpoint = SignedEndpoint(
             endpoint,
             "dynamodb",
-            Access(region, credentials, ca_bundle),
-            max_connections,
+            access,
+            most_idle,
             content_type=_CONTENT_TYPE,
             connect_seconds=CONNECT_SECONDS,
             read_seconds=read_seconds,
@@ -64,6 +53,9 @@ class DynamoDbWire:
     def query(self, **request: Any) -> dict[str, Any]:
         return self._call("Query", request)
 
+    def batch_get_item(self, **request: Any) -> dict[str, Any]:
+        return self._call("BatchGetItem", request)
+
     def batch_write_item(self, **request: Any) -> dict[str, Any]:
         return self._call("BatchWriteItem", request)
 
@@ -78,16 +70,10 @@ class DynamoDbWire:
         return self._endpoint.call(f"{_API}.{operation}", body, _from_base64)
 
 
-def create_wire(max_connections: int, access: Access | None = None) -> DynamoDbWire:
-    """A client as boto3 would configure it: credentials, region and CA bundle by botocore's rules, and
-    AWS_ENDPOINT_URL_DYNAMODB.
-
-    Raises:
-        NoRegionError, NoCredentialsError: botocore finds none.
-    """
+def create_wire(most_idle: int, access: Access | None = None) -> DynamoDbWire:
+    """A client as boto3 would configure it: see ``find_access``, and AWS_ENDPOINT_URL_DYNAMODB."""
     access = access or find_access()
-    endpoint = access.endpoint("dynamodb", "DYNAMODB")
-    return DynamoDbWire(endpoint, access.region, access.credentials, max_connections, ca_bundle=access.ca_bundle)
+    return DynamoDbWire(access.endpoint("dynamodb", "DYNAMODB"), access, most_idle)
 
 
 def _to_base64(value: Any) -> str:

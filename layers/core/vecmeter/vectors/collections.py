@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -9,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, LiteralString, TypeVar
 
+from cachetools import LRUCache
 from psycopg import errors as pg
 from psycopg.rows import class_row
 
@@ -18,7 +20,7 @@ from vecmeter.errors import (
     DatabaseUnavailableError,
     InvalidRequestError,
 )
-from vecmeter.vectors import definitions, field_indexes, stock, texts
+from vecmeter.vectors import definitions, field_indexes, revisions, stock, texts
 from vecmeter.vectors.checks import check_index
 from vecmeter.vectors.connection import Connection, Database
 from vecmeter.vectors.definitions import DEFAULTS, DEFINITION_SECONDS, Options
@@ -31,6 +33,8 @@ T = TypeVar("T")
 
 # The receipt of a change of definitions; first in its transaction, so that a repetition fails before it does a thing.
 _RECEIPT: LiteralString = "INSERT INTO vecmeter.receipts (receipt_id, answer) VALUES (%s, '{}')"
+# Definitions an instance keeps, those used last.
+REMEMBERED_COLLECTIONS = 4096
 # Each try follows a definition that was changed since it was read.
 _MOST_TRIES = 5
 # Whoever maintains the collection holds its tables, possibly for hours: dropping makes the work needless.
@@ -81,7 +85,8 @@ class Collections:
     def __init__(self, database: Database, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._database = database
         self._monotonic = monotonic
-        self._remembered: dict[tuple[str, str], tuple[float, Collection]] = {}
+        self._remembered: LRUCache[tuple[str, str], tuple[float, Collection]] = LRUCache(REMEMBERED_COLLECTIONS)
+        self._lock = threading.Lock()
 
     def use(self, project_id: str, name: str, work: Callable[[Collection], T], *, fresh: bool = False) -> T:
         """Do ``work`` with the collection's definition, remembered or ``fresh``.
@@ -95,31 +100,43 @@ class Collections:
             DatabaseUnavailableError: it is changed again and again.
         """
         if fresh:
-            self._remembered.pop((project_id, name), None)
+            self._forget(project_id, name)
         for _ in range(_MOST_TRIES):
             believed = self.get(project_id, name)
             try:
                 return work(believed)
             except (pg.UndefinedTable, DefinitionChanged):
-                self._remembered.pop((project_id, name), None)
+                self._forget(project_id, name)
             except InvalidRequestError:
-                self._remembered.pop((project_id, name), None)
+                self._forget(project_id, name)
                 if self.get(project_id, name) == believed:
                     raise
         raise DatabaseUnavailableError(f"Collection {name!r} is being changed; try again shortly.")
 
     def get(self, project_id: str, name: str) -> Collection:
         """The definition, at most ``DEFINITION_SECONDS`` old."""
-        remembered = self._remembered.get((project_id, name))
+        with self._lock:
+            remembered = self._remembered.get((project_id, name))
         now = self._monotonic()
         if remembered is not None and now - remembered[0] < DEFINITION_SECONDS:
             return remembered[1]
         collection = self._database.run(lambda connection: definitions.find(connection, project_id, name))
         if collection is None:
-            self._remembered.pop((project_id, name), None)
+            self._forget(project_id, name)
             raise _missing(name)
-        self._remembered[project_id, name] = (now, collection)
+        with self._lock:
+            self._remembered[project_id, name] = (now, collection)
         return collection
+
+    def remembered(self, project_id: str, name: str) -> Collection | None:
+        """The definition as it was seen last, however long ago: for when PostgreSQL cannot be asked."""
+        with self._lock:
+            found = self._remembered.get((project_id, name))
+        return found[1] if found is not None else None
+
+    def _forget(self, project_id: str, name: str) -> None:
+        with self._lock:
+            self._remembered.pop((project_id, name), None)
 
     def page(self, project_id: str, *, after: str, limit: int) -> list[Collection]:
         """Up to ``limit`` definitions of a project whose names come after ``after``."""
@@ -168,12 +185,13 @@ class Collections:
                 assert collection is not None, "inserted in this transaction"
                 _create_tables(connection, collection)
                 stock.begin(connection, collection)
+                revisions.change(connection, collection)
                 answers.append(collection)
             return []
 
         _check_index(dimension, index)
         self._database.write(work)
-        self._remembered.pop((project_id, name), None)
+        self._forget(project_id, name)
         return self.get(project_id, name)
 
     def change(
@@ -198,11 +216,12 @@ class Collections:
                 if after.text_search != before.text_search:
                     after = replace(after, texts_ready=texts.change_language(connection, after))
                 definitions.update(connection, after)
+                revisions.change(connection, after)
                 answers.append(after)
             return []
 
-        self._database.write(work)
-        self._remembered.pop((project_id, name), None)
+        texts.when_indexes_are_built(lambda: self._database.write(work))
+        self._forget(project_id, name)
         return self.get(project_id, name)
 
     def drop(self, project_id: str, name: str, on: Terms = FREE) -> None:
@@ -223,11 +242,14 @@ class Collections:
                 connection.execute(_STOP_MAINTENANCE, [MAINTENANCE_LOCK, collection.collection_id])
                 connection.execute(statement(DROP_TABLES, collection))
                 stock.forget(connection, collection)
+                revisions.forget(connection, collection)
                 answers.append(None)
             return []
 
-        self._remembered.pop((project_id, name), None)
-        self._database.write(work)
+        try:
+            self._database.write(work)
+        finally:
+            self._forget(project_id, name)
 
     def set_limits(
         self, project_id: str, name: str, *, max_vectors: int | None = None, max_storage_bytes: int | None = None

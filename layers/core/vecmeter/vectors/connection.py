@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
+import math
 import os
-import select
-import sys
 import threading
 import time
 import uuid
-from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from struct import pack
 from typing import TYPE_CHECKING, Any, LiteralString, TypeVar
 
 import psycopg
 from psycopg import errors as pg
-from psycopg.adapt import Dumper
-from psycopg.pq import Format, TransactionStatus
+from psycopg.pq import TransactionStatus
 
+from vecmeter import deadline
+from vecmeter.breaker import Circuit, Sign
 from vecmeter.errors import (
+    DatabaseBusyError,
     DatabaseUnavailableError,
     InvalidRequestError,
     StatementTimeoutError,
+    UnavailableError,
     VecmeterError,
+    WritesRefusedError,
 )
+from vecmeter.vectors.packing import configure
+from vecmeter.vectors.timed_connection import NoReactionError, TimedConnection
 
 if TYPE_CHECKING:
     from psycopg_pool import ConnectionPool
@@ -35,9 +38,14 @@ Connection = psycopg.Connection[Any]
 # The server rolled a transaction back for the sake of another: it may simply be run again.
 _ROLLED_BACK = (pg.DeadlockDetected, pg.SerializationFailure)
 _MAX_RUNS = 3
+# Nothing of the statement took place: refused by what only reads, or cancelled.
+_UNDONE = (pg.ReadOnlySqlTransaction, pg.QueryCanceled)
 # Refused for what the request holds, though PostgreSQL files it under trouble of its own.
 _TOO_COMPLEX = (pg.ProgramLimitExceeded, pg.StatementTooComplex, pg.TooManyColumns, pg.TooManyArguments)
 _RECONNECT_PAUSE_SECONDS = 0.05
+_REPLACE_SECONDS = 1.0
+# With less than this left a connection is not begun: psycopg gives one 2 seconds at least.
+_LEAST_CONNECT_SECONDS = 1.0
 # A peer that vanished without a word is noticed in about 15 seconds instead of TCP's quarter of an hour.
 KEEPALIVE = {"keepalives_idle": 5, "keepalives_interval": 3, "keepalives_count": 3, "tcp_user_timeout": 15_000}
 # A prepared statement is planned for the values at hand each time: the plan that suits a filter which lets half of a
@@ -45,75 +53,19 @@ KEEPALIVE = {"keepalives_idle": 5, "keepalives_interval": 3, "keepalives_count":
 _PLAN_EACH_TIME = "-c plan_cache_mode=force_custom_plan"
 # A session whose client vanished in the middle of a transaction lets go of its locks.
 _END_IDLE_TRANSACTIONS = "-c idle_in_transaction_session_timeout=5000"
+# A frozen or vanished environment gives its connection back in time, and a cluster that nobody uses may pause. Whoever
+# comes back to such a connection finds it ended before it uses it.
+_END_IDLE_SESSIONS = "-c idle_session_timeout=600000"
 
 # The answer of a write that took place.
 _READ_RECEIPT: LiteralString = "SELECT answer FROM vecmeter.receipts WHERE receipt_id = %s"
 
 
-_TEXT_OID = 25
-_NULL = pack(">i", -1)
-
-
-class PackedVector(bytes):
-    """One vector in pgvector's binary form."""
-
-
-class PackedArray(bytes):
-    """A one-dimensional array in PostgreSQL's binary form (array_recv): as text each item would be quoted."""
-
-
-class _PackedDumper(Dumper):
-    """Passes ready binary on. No type number: the statement's cast says the type, so no catalogue query is needed."""
-
-    format = Format.BINARY
-    oid = 0
-
-    def dump(self, obj: Any) -> bytes:
-        return bytes(obj)
-
-
-def pack_vector(numbers: array[float]) -> PackedVector:
-    """pgvector's binary form (vector_recv in its src/vector.c): dimension and 0 as int16, float32s, big-endian."""
-    return PackedVector(pack(">HH", len(numbers), 0) + _big_endian(numbers))
-
-
-def pack_vectors(vectors: Sequence[array[float]], vector_oid: int) -> PackedArray:
-    joined = array("f")
-    for numbers in vectors:
-        joined.extend(numbers)
-    data = memoryview(_big_endian(joined))
-    parts: list[bytes | memoryview] = [_array_header(vector_oid, len(vectors))]
-    end = 0
-    for numbers in vectors:
-        start, end = end, end + 4 * len(numbers)
-        parts.append(pack(">iHH", end - start + 4, len(numbers), 0))
-        parts.append(data[start:end])
-    return PackedArray(b"".join(parts))
-
-
-def pack_texts(texts: Iterable[str | None]) -> PackedArray:
-    packed = [_NULL if text is None else _sized(text.encode()) for text in texts]
-    return PackedArray(_array_header(_TEXT_OID, len(packed)) + b"".join(packed))
-
-
-def _array_header(oid: int, count: int) -> bytes:
-    """One dimension, no flags, the type of the items, how many, counted from 1."""
-    return pack(">iiIii", 1, 0, oid, count, 1)
-
-
-def _sized(content: bytes) -> bytes:
-    return pack(">i", len(content)) + content
-
-
-def _big_endian(numbers: array[float]) -> bytes:
-    if sys.byteorder == "little":
-        numbers = array("f", numbers)
-        numbers.byteswap()
-    return numbers.tobytes()
-
-
 class Database:
     """Runs work on a connection. ``size`` 1 keeps a single connection, more open a pool; both lazily.
+
+    ``renew_dsn`` looks for another DSN after a connection failed, and says whether there is one. ``circuit`` says no
+    while the database is away. No wait goes beyond the time of the request at hand (``deadline``).
 
     ``prepare_threshold`` 0 is for a proxy that shares sessions (RDS Proxy): nothing is prepared, and no option is set
     when connecting, which it refuses; the statement time-out is then the role's own.
@@ -123,29 +75,34 @@ class Database:
         self,
         dsn: Callable[[], str],
         *,
+        renew_dsn: Callable[[], bool] = lambda: False,
+        circuit: Circuit | None = None,
         size: int = 1,
         connect_timeout_seconds: int = 5,
         statement_timeout_ms: int = 0,
         prepare_threshold: int = 5,
     ) -> None:
         self._dsn = dsn
+        self._renew_dsn = renew_dsn
+        self._circuit = circuit or Circuit("database")
         self._size = size
         self._timeout = connect_timeout_seconds
         self._connect_arguments: dict[str, Any] = {
             "autocommit": True,
-            "connect_timeout": connect_timeout_seconds,
             "prepare_threshold": prepare_threshold or None,
             "application_name": "vecmeter",
             **KEEPALIVE,
         }
         if prepare_threshold:
-            options = [_PLAN_EACH_TIME, _END_IDLE_TRANSACTIONS]
+            options = [_PLAN_EACH_TIME, _END_IDLE_TRANSACTIONS, _END_IDLE_SESSIONS]
             if statement_timeout_ms:
                 options.append(f"-c statement_timeout={statement_timeout_ms}")
             self._connect_arguments["options"] = " ".join(options)
         self._lock = threading.Lock()
-        self._connection: Connection | None = None
-        self._pool: ConnectionPool[Connection] | None = None
+        self._connection: TimedConnection | None = None
+        self._pool: ConnectionPool[TimedConnection] | None = None
+        self._lent = 0
+        self._replaceable_at = 0.0
 
     def run(self, work: Callable[[Connection], T]) -> T:
         """Run ``work`` on a connection in autocommit mode, and once more where that connection breaks.
@@ -153,17 +110,18 @@ class Database:
         Doing ``work`` twice must leave what doing it once leaves. That is so for reads; for writes see ``write``.
 
         Raises:
+            CircuitOpenError: at once, while the circuit is open.
             DatabaseUnavailableError: no connection, or it broke again.
-            StatementTimeoutError: a statement took longer than the time-out.
+            StatementTimeoutError: a statement took longer than the time-out, or than the request may take.
             InvalidRequestError: PostgreSQL refuses a value.
         """
-        with _translated():
-            try:
-                return self._once(work)
-            except psycopg.Error as error:
-                if not _is_broken(error):
-                    raise
-            return self._once(work)
+        with self._circuit.guard(_sign_of), _translated():
+            return self._twice(work)
+
+    def look(self, work: Callable[[Connection], T]) -> T:
+        """As ``run``, but whatever the state of the circuit. An answer closes it."""
+        with self._circuit.guard(_sign_of, past=True), _translated():
+            return self._twice(work)
 
     def write(self, work: Callable[[Connection, uuid.UUID], list[int]]) -> list[int]:
         """Run a write that leaves a receipt; whatever breaks, it takes place once.
@@ -176,36 +134,61 @@ class Database:
         Raises:
             DatabaseUnavailableError: as for ``run``. After a break that no new connection followed in time, its text
                 says that it is not known whether the write took place; in every other case it did not.
-            StatementTimeoutError, InvalidRequestError: as for ``run``; nothing is written.
+            CircuitOpenError, StatementTimeoutError, InvalidRequestError: as for ``run``; nothing is written.
         """
         receipt = uuid.UUID(bytes=time.time_ns().to_bytes(8, "big") + os.urandom(8))
-        with _translated():
+        with self._circuit.guard(_sign_of), _translated():
             try:
                 return self._once(lambda connection: work(connection, receipt))
+            except NoReactionError as error:
+                raise _fate_unknown() from error
             except psycopg.Error as error:
                 if not _is_broken(error):
                     raise
-            return self._write_again(work, receipt)
+                in_doubt = not isinstance(error, _UNDONE)
+            return self._write_again(work, receipt, in_doubt=in_doubt)
 
-    def _write_again(self, work: Callable[[Connection, uuid.UUID], list[int]], receipt: uuid.UUID) -> list[int]:
-        give_up_at = time.monotonic() + self._timeout
+    def _write_again(
+        self, work: Callable[[Connection, uuid.UUID], list[int]], receipt: uuid.UUID, *, in_doubt: bool
+    ) -> list[int]:
+        """``in_doubt``: an earlier try may have been committed; it takes a connection to know, which is waited for."""
+        give_up_at = time.monotonic() + deadline.for_work(self._timeout)
         while True:
             try:
-                return self._once(lambda connection: work(connection, receipt))
-            except pg.UniqueViolation as error:
-                if error.diag.table_name != "receipts":
+                return self._repeated(work, receipt)
+            except (*_UNDONE, UnavailableError, psycopg.OperationalError, psycopg.InterfaceError) as error:
+                if isinstance(error, (*_UNDONE, UnavailableError)) and not in_doubt:
                     raise
-                row = self.run(lambda connection: connection.execute(_READ_RECEIPT, [receipt]).fetchone())
-                assert row is not None, "its key was just found taken"
-                return list(row[0])
-            except (DatabaseUnavailableError, psycopg.OperationalError, psycopg.InterfaceError) as error:
+                in_doubt = True
                 if time.monotonic() >= give_up_at or isinstance(error, pg.QueryCanceled):
-                    message = "The connection broke during the write; whether it took place is not known."
-                    raise DatabaseUnavailableError(message) from error
+                    raise _fate_unknown() from error
             time.sleep(_RECONNECT_PAUSE_SECONDS)
+
+    def _repeated(self, work: Callable[[Connection, uuid.UUID], list[int]], receipt: uuid.UUID) -> list[int]:
+        """The answer of the work: done now, or by the try before."""
+        try:
+            return self._once(lambda connection: work(connection, receipt))
+        except pg.UniqueViolation as error:
+            if error.diag.table_name != "receipts":
+                raise
+        row = self._once(lambda connection: connection.execute(_READ_RECEIPT, [receipt]).fetchone())
+        assert row is not None, "its key was just found taken"
+        return list(row[0])
+
+    def _twice(self, work: Callable[[Connection], T]) -> T:
+        try:
+            return self._once(work)
+        except NoReactionError:
+            raise
+        except psycopg.Error as error:
+            if not _is_broken(error):
+                raise
+        return self._once(work)
 
     def _once(self, work: Callable[[Connection], T]) -> T:
         """On one connection; again where the server rolled back for the sake of another transaction."""
+        if deadline.for_work() <= 0:
+            raise _no_time()
         with self.connection() as connection:
             for _ in range(_MAX_RUNS - 1):
                 try:
@@ -221,12 +204,9 @@ class Database:
         Raises:
             DatabaseUnavailableError: there is none to be had within the time-out.
         """
-        if self._size > 1:
-            with self._pooled() as connection, _left_clean(connection):
-                yield connection
-        else:
-            with self._lock, _left_clean(self._single()) as connection:
-                yield connection
+        lent = self._pooled() if self._size > 1 else self._alone()
+        with lent as connection, _left_clean(connection):
+            yield connection
 
     def close(self) -> None:
         """Close every connection; the next use opens new ones (as after a snapshot is restored)."""
@@ -238,51 +218,88 @@ class Database:
                 self._pool.close()
                 self._pool = None
 
-    def _single(self) -> Connection:
+    @contextmanager
+    def _alone(self) -> Iterator[TimedConnection]:
+        """The one connection, by one thread at a time."""
+        wait = deadline.for_work()
+        if not self._lock.acquire(timeout=-1 if wait == math.inf else wait):
+            raise _busy()
+        try:
+            yield self._single()
+        finally:
+            self._lock.release()
+
+    def _single(self) -> TimedConnection:
         if self._connection is not None:
-            if not _ended_by_server(self._connection):
+            if not self._connection.ended_by_server():
                 return self._connection
             self._connection.close()
-        try:
-            self._connection = psycopg.connect(self._dsn(), **self._connect_arguments)
-        except psycopg.Error as error:
-            raise _unavailable() from error
+        self._connection = self._connect()
         configure(self._connection)
         return self._connection
 
+    def _connect(self) -> TimedConnection:
+        while True:
+            seconds = deadline.for_work(self._timeout)
+            if seconds < _LEAST_CONNECT_SECONDS:
+                raise _no_time()
+            try:
+                return TimedConnection.connect(self._dsn(), connect_timeout=int(seconds), **self._connect_arguments)
+            except psycopg.Error as error:
+                if not self._renew_dsn():
+                    raise _unavailable() from error
+
     @contextmanager
-    def _pooled(self) -> Iterator[Connection]:
+    def _pooled(self) -> Iterator[TimedConnection]:
         pool = self._open_pool()
         connection = self._from_pool(pool)
+        self._count_lent(1)
         try:
             yield connection
         except pg.ReadOnlySqlTransaction:
-            pool.drain()  # after a failover all of them may lead to what is now a reader
+            self._replace_all(pool)
             raise
         finally:
+            self._count_lent(-1)
             pool.putconn(connection)
 
-    def _from_pool(self, pool: ConnectionPool[Connection]) -> Connection:
+    def _replace_all(self, pool: ConnectionPool[TimedConnection]) -> None:
+        """After a failover all of them may lead to what is now a reader. Once in a while, should it go on reading."""
+        with self._lock:
+            if time.monotonic() < self._replaceable_at:
+                return
+            self._replaceable_at = time.monotonic() + _REPLACE_SECONDS
+        pool.drain()
+
+    def _count_lent(self, change: int) -> None:
+        with self._lock:
+            self._lent += change
+
+    def _from_pool(self, pool: ConnectionPool[TimedConnection]) -> TimedConnection:
         # The pool's own check pauses for seconds after each connection that fails it; after a restart all of them do.
-        give_up_at = time.monotonic() + self._timeout
+        give_up_at = time.monotonic() + deadline.for_work(self._timeout)
         while True:
             try:
                 connection = pool.getconn(timeout=give_up_at - time.monotonic())
             except psycopg.Error as error:
+                if self._lent >= self._size:
+                    raise _busy() from error
+                self._renew_dsn()  # the pool's next attempt to connect asks for it
                 raise _unavailable() from error
-            if not _ended_by_server(connection):
+            if not connection.ended_by_server():
                 return connection
             connection.close()
             pool.putconn(connection)
 
-    def _open_pool(self) -> ConnectionPool[Connection]:
+    def _open_pool(self) -> ConnectionPool[TimedConnection]:
         from psycopg_pool import ConnectionPool  # only servers have it
 
         with self._lock:
             if self._pool is None:
                 self._pool = ConnectionPool(
-                    self._dsn(),
-                    kwargs=self._connect_arguments,
+                    self._dsn,
+                    connection_class=TimedConnection,
+                    kwargs={"connect_timeout": self._timeout, **self._connect_arguments},
                     configure=configure,
                     min_size=1,
                     max_size=self._size,
@@ -294,32 +311,17 @@ class Database:
             return self._pool
 
 
-def configure(connection: Connection) -> None:
-    """What every connection needs: our binary parameters."""
-    connection.adapters.register_dumper(PackedVector, _PackedDumper)
-    connection.adapters.register_dumper(PackedArray, _PackedDumper)
-
-
 @contextmanager
-def _left_clean(connection: Connection) -> Iterator[Connection]:
+def _left_clean(connection: Connection) -> Iterator[None]:
     """Close a connection that work leaves inside a transaction, or that leads to a reader: nobody else gets it."""
     try:
-        yield connection
+        yield
     except pg.ReadOnlySqlTransaction:
         connection.close()
         raise
     finally:
         if connection.info.transaction_status is not TransactionStatus.IDLE:
             connection.close()
-
-
-def _ended_by_server(connection: Connection) -> bool:
-    """Whether an idle connection has something to read, which for one at rest is its end. No round trip."""
-    if connection.closed:
-        return True
-    poll = select.poll()
-    poll.register(connection.fileno(), select.POLLIN)
-    return bool(poll.poll(0))
 
 
 def _is_broken(error: psycopg.Error) -> bool:
@@ -352,10 +354,36 @@ def translate(error: psycopg.Error) -> VecmeterError | None:
         return StatementTimeoutError("The statement took longer than the time allowed.", retry_after=1)
     if isinstance(error, (pg.DataError, *_TOO_COMPLEX)):
         return InvalidRequestError(f"PostgreSQL refuses a value of this request ({type(error).__name__}).")
-    if isinstance(error, (pg.OperationalError, pg.InterfaceError, pg.ReadOnlySqlTransaction)):
+    if isinstance(error, (pg.DiskFull, pg.ReadOnlySqlTransaction)):
+        return WritesRefusedError("The database takes no writes at the moment: it is out of space, or only reads.", 5)
+    if isinstance(error, (pg.OperationalError, pg.InterfaceError)):
         return _unavailable()
     return None
 
 
+def _sign_of(error: Exception) -> Sign:
+    """What the failure of some work says of the database."""
+    cause = error.__cause__
+    if isinstance(cause, NoReactionError):
+        return Sign.HUNG
+    if isinstance(error, DatabaseBusyError) or (isinstance(error, StatementTimeoutError) and cause is None):
+        return Sign.NOTHING
+    if isinstance(error, WritesRefusedError) or (isinstance(cause, psycopg.Error) and not _is_broken(cause)):
+        return Sign.ANSWERED  # a deadlock, a lock that is not to be had, no memory
+    return Sign.FAILED if isinstance(error, DatabaseUnavailableError) else Sign.ANSWERED
+
+
 def _unavailable() -> DatabaseUnavailableError:
     return DatabaseUnavailableError("The database does not answer; try again shortly.")
+
+
+def _fate_unknown() -> DatabaseUnavailableError:
+    return DatabaseUnavailableError("The connection broke during the write; whether it took place is not known.")
+
+
+def _busy() -> DatabaseBusyError:
+    return DatabaseBusyError("All connections to the database are in use; try again shortly.")
+
+
+def _no_time() -> StatementTimeoutError:
+    return StatementTimeoutError("The time of this request was up before the database was asked.")

@@ -28,8 +28,9 @@ DEFINITION_SECONDS = 30.0
 
 _COLUMNS: LiteralString = """
     c.collection_id, c.project_id, c.name, c.dimension, c.metric, c.index_type, c.index_m, c.index_ef_construction,
-    c.index_storage, c.embedder_provider, c.embedder_model, c.created_at, c.ef_search, c.target_recall, c.text_search,
-    c.texts_ready, c.filterable, 'vector'::regtype::oid::bigint AS vector_oid, coalesce(h.hnsw, '[]') AS hnsw
+    c.index_storage, c.embedder_provider, c.embedder_model, c.created_at, c.ef_search, c.tuned_ef_search,
+    c.target_recall, c.text_search, c.texts_ready, c.filterable, 'vector'::regtype::oid::bigint AS vector_oid,
+    coalesce(h.hnsw, '[]') AS hnsw
     FROM vecmeter.collections c
     LEFT JOIN LATERAL (
         SELECT jsonb_agg(jsonb_build_object(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import LiteralString
 
 from psycopg.rows import class_row
@@ -37,8 +38,8 @@ _LARGEST: LiteralString = """
     ORDER BY count DESC, namespace LIMIT %(limit)s
 """.replace("[live]", _LIVE)
 _INDEXES: LiteralString = """
-    SELECT h.namespace, h.storage, h.m, h.ef_construction, h.state, h.vectors, h.recall,
-           coalesce(pg_relation_size(i.indexrelid), 0) AS bytes
+    SELECT h.namespace, h.storage, h.m, h.ef_construction, h.state, h.vectors, h.recall, h.built_at,
+           h.probed_recall, h.probed_at, coalesce(pg_relation_size(i.indexrelid), 0) AS bytes
     FROM vecmeter.hnsw_indexes h
     LEFT JOIN pg_index i
         ON i.indexrelid = to_regclass('vecmeter.vectors_' || h.collection_id || '_hnsw_' || h.index_id)
@@ -67,7 +68,9 @@ class NamespacePlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexState:
-    """An HNSW index: of a namespace, or (None) of all vectors; ``state`` as vecmeter.hnsw_indexes has it."""
+    """An HNSW index: of a namespace, or (None) of all vectors; ``state`` as vecmeter.hnsw_indexes has it; ``recall``
+    when it was built, and ``probed_recall`` as measured last, where they were.
+    """
 
     namespace: str | None
     storage: str
@@ -76,6 +79,9 @@ class IndexState:
     state: str
     vectors: int | None
     recall: float | None
+    built_at: datetime | None
+    probed_recall: float | None
+    probed_at: datetime | None
     bytes: int
 
 

@@ -29,7 +29,7 @@ _BYTES_PER_VECTOR = 203
 _BYTES_PER_LINK = 32
 _SPARE = 1.05
 _LEAST_MEMORY = 16 * 2**20
-_RECALL_TOO_LOW = "its recall is too low in binary, and nothing else holds so many dimensions"
+_NOTHING_HOLDS_IT = "what was asked for was refused, and nothing else holds so many dimensions"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,13 +43,16 @@ class Thresholds:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refused:
-    """A binary index that was built, found less than the collection's target recall, and was dropped again."""
+    """An index that was built and dropped again: binary, and found less than the collection's target recall; or (None)
+    in half precision, which did not hold a number there is.
+    """
 
     namespace: str | None
+    storage: Storage
     m: int
     ef_construction: int
     vectors: int
-    recall: float
+    recall: float | None
 
 
 class Action(StrEnum):
@@ -88,7 +91,7 @@ def decide(
         steps += _keep_up(collection, namespace, sizes[namespace], possible[namespace], reason)
     for namespace in {one.namespace for one in collection.hnsw} - wanted.keys():
         is_possible = namespace in possible or namespace not in sizes
-        reason = _why_not(collection, namespace, sizes, thresholds) if is_possible else _RECALL_TOO_LOW
+        reason = _why_not(collection, namespace, sizes, thresholds) if is_possible else _NOTHING_HOLDS_IT
         steps += _retire(collection, namespace, sizes.get(namespace, 0), reason)
     return steps
 
@@ -99,19 +102,27 @@ def why_none(collection: Collection, counts: Mapping[str, int], thresholds: Thre
 
 
 def storage_for(collection: Collection, namespace: str | None, size: int, refused: Sequence[Refused]) -> Storage | None:
-    """What an index shall hold: what is asked for, unless that is binary and was found wanting."""
+    """What an index shall hold: what is asked for, unless that was found wanting."""
     index = collection.index
-    if index.storage is not Storage.BINARY or not any(
-        one.namespace == namespace
-        and one.recall < collection.target_recall
-        and (one.m, one.ef_construction) == (index.m, index.ef_construction)
-        and not _has_grown(size, one.vectors)
+    if not any(
+        one.namespace == namespace and one.storage is index.storage and _is_wanting(collection, one, size)
         for one in refused
     ):
         return index.storage
     # As where nobody asks for a storage: half precision ends where lengths and products may not.
     other = Storage.HALF if collection.metric is Metric.COSINE else Storage.FLOAT
     return other if collection.dimension <= other.max_indexed_dimension else None
+
+
+def _is_wanting(collection: Collection, one: Refused, size: int) -> bool:
+    """Whether what was found of an index would be found again."""
+    if _has_grown(size, one.vectors):
+        return False
+    if one.recall is None:
+        return True
+    index = collection.index
+    made_alike = (one.m, one.ef_construction) == (index.m, index.ef_construction)
+    return made_alike and one.recall < collection.target_recall
 
 
 def memory_to_build(collection: Collection, storage: Storage, vectors: int) -> int:

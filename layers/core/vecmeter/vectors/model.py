@@ -110,9 +110,9 @@ class FilterableField:
 class Collection:
     """A named set of vectors with one dimension and metric. ``collection_id`` is our own and names its tables.
 
-    ``ef_search`` is that of searches which name none (None: the role's default); ``text_search`` the text search
-    configuration of its documents (None: their words are not indexed; not ``texts_ready``: those of some are not
-    indexed yet); ``hnsw`` the indexes ready for use;
+    ``ef_search`` is that of searches which name none; where it is None, ``tuned_ef_search``, which maintenance found
+    (None: the role's default); ``text_search`` the text search configuration of its documents (None: their words are
+    not indexed; not ``texts_ready``: those of some are not indexed yet); ``hnsw`` the indexes ready for use;
     ``vector_oid`` the type's number in this database, which binary arrays of vectors must carry.
     """
 
@@ -126,6 +126,7 @@ class Collection:
     created_at: datetime
     vector_oid: int
     ef_search: int | None = None
+    tuned_ef_search: int | None = None
     target_recall: float = 0.95
     text_search: str | None = None
     texts_ready: bool = True
@@ -219,7 +220,8 @@ class Query:
 
     Exactly one of ``numbers`` and ``id`` (of a stored vector in the namespace) says what to compare vectors with,
     ``text`` what words to look for; a mode takes what it compares. ``group_by``: a field of the metadata, of each
-    value of which only the best match counts. ``counted``: say how many vectors were in question, too.
+    value of which only the best match counts. ``counted``: say how many vectors were in question, too;
+    ``stamped``: as of when it is.
     """
 
     mode: Mode = Mode.VECTOR
@@ -240,6 +242,7 @@ class Query:
     include_document: bool = False
     include_vector: bool = False
     counted: bool = False
+    stamped: bool = False
 
     @property
     def wanted(self) -> int:
@@ -271,13 +274,23 @@ class Match:
     numbers: list[float] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """As of which revision of its collection something was read, and when the next of its vectors expires."""
+
+    revision: int
+    next_expiry: datetime | None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchResult:
     """Matches, best first. ``candidates``: how many vectors the filter let through, where they were counted;
-    ``candidates_before``: how many the namespace has, where the query asked for it.
+    ``candidates_before``: how many the namespace has, where the query asked for it; so with ``stamp``, unless the
+    collection is gone.
     """
 
     matches: list[Match]
     plan: Plan
     candidates: int | None
     candidates_before: int | None = None
+    stamp: Stamp | None = None

@@ -92,7 +92,7 @@ def measure_recall(
     A stored vector does not count as a match of itself. What is exactly as far away as the last of the exact matches
     counts as one of them.
     """
-    queries = _queries(searcher, collection, probe)
+    queries = queries_of(searcher, collection, probe)
     searcher.sizes.look_at(collection, [query.namespace for query in queries] if collection.hnsw else [])
     measured, end = Recall(probe.top_k), clock() + seconds
     for query in queries:
@@ -105,7 +105,8 @@ def measure_recall(
     return measured
 
 
-def _queries(searcher: Searcher, collection: Collection, probe: Probe) -> list[Query]:
+def queries_of(searcher: Searcher, collection: Collection, probe: Probe) -> list[Query]:
+    """The searches that a probe is about."""
     common: dict[str, Any] = {"filter": probe.filter, "ef_search": probe.ef_search, "include_metadata": False}
     if probe.queries is not None:
         return [
@@ -125,18 +126,22 @@ def _measure(
     between = clock()
     exact = searcher.search(collection, replace(query, exact=True))
     ended = clock()
-    measured.found.append(_part_found(_others(found.matches, query, measured), _others(exact.matches, query, measured)))
+    top_k = measured.top_k
+    measured.found.append(
+        part_found(distances_of(found.matches, query, top_k), distances_of(exact.matches, query, top_k))
+    )
     measured.ann_ms.append((between - started) * 1000)
     measured.exact_ms.append((ended - between) * 1000)
     measured.plans[found.plan] += 1
 
 
-def _others(matches: Sequence[Match], query: Query, measured: Recall) -> list[float]:
+def distances_of(matches: Sequence[Match], query: Query, top_k: int) -> list[float]:
     """The distances of the matches but for the vector searched by."""
-    return [match.distance or 0.0 for match in matches if match.id != query.id][: measured.top_k]
+    return [match.distance or 0.0 for match in matches if match.id != query.id][:top_k]
 
 
-def _part_found(found: Sequence[float], exact: Sequence[float]) -> float:
+def part_found(found: Sequence[float], exact: Sequence[float]) -> float:
+    """Which part of what an exact search finds another found; what is as far away as the last of it counts."""
     if not exact:
         return 1.0
     return sum(distance <= exact[-1] for distance in found) / len(exact)

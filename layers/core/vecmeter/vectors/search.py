@@ -10,7 +10,7 @@ from vecmeter.errors import VectorNotFoundError
 from vecmeter.vectors.connection import Connection, Database
 from vecmeter.vectors.filters import CompiledFilter, compile_filter
 from vecmeter.vectors.hybrid_search import hybrid_statement
-from vecmeter.vectors.model import Collection, Match, Mode, Plan, Query, SearchResult
+from vecmeter.vectors.model import Collection, Match, Mode, Plan, Query, SearchResult, Stamp
 from vecmeter.vectors.plans import Choice, NamespaceSizes, choose_plan
 from vecmeter.vectors.records import parse_numbers
 from vecmeter.vectors.search_statements import SearchStatement
@@ -128,7 +128,7 @@ class Searcher:
 
 def _read(collection: Collection, query: Query, plan: Plan, rows: Sequence[Any]) -> tuple[SearchResult, bool]:
     """The result in a statement's rows, and whether there is no more to be found."""
-    *_, complete, candidates, candidates_before, query_exists, holds = rows[0]
+    *_, complete, candidates, candidates_before, query_exists, holds, revision, next_expiry = rows[0]
     if not holds:
         raise DefinitionChanged
     if not query_exists:
@@ -140,7 +140,11 @@ def _read(collection: Collection, query: Query, plan: Plan, rows: Sequence[Any])
     if query.min_score is not None:
         matches = [match for match in matches if match.score >= query.min_score]
     return SearchResult(
-        matches=matches, plan=plan, candidates=candidates, candidates_before=candidates_before
+        matches=matches,
+        plan=plan,
+        candidates=candidates,
+        candidates_before=candidates_before,
+        stamp=Stamp(revision, next_expiry) if revision is not None else None,
     ), complete
 
 

@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import Any, LiteralString
 
 from vecmeter.vectors.model import Metric, Plan, Storage
+from vecmeter.vectors.revisions import NEXT_EXPIRY, REVISION
 from vecmeter.vectors.tables import LIVE_RECORD, LIVE_VECTOR, embedding_of, indexed_expression
 
 _GIVEN: LiteralString = "%(numbers)b::vector({dimension})"
@@ -28,7 +29,7 @@ _STORED_QUERY: LiteralString = """
 # say. Matches that are equally good come in the order of their numbers in every plan, so that pages fit together.
 _SEARCH: LiteralString = """
     WITH [query_row] [ctes] counted AS MATERIALIZED (SELECT [count] AS n) [more_ctes]
-    SELECT found.*, [complete], [candidates], [candidates_before], [query_exists], [holds]
+    SELECT found.*, [complete], [candidates], [candidates_before], [query_exists], [holds], [revision], [next_expiry]
     FROM counted LEFT JOIN (
         SELECT record_id, r.id, hits.distance, hits.score, [metadata], [document], [numbers]
         FROM {records} r RIGHT JOIN ([hits]) hits USING (record_id) LEFT JOIN {vectors} v USING (record_id)
@@ -149,7 +150,8 @@ class SearchStatement:
 class Shape:
     """What of a search decides its statement's text, whichever its hits are.
 
-    ``by_id``: [query] is a stored vector. ``counted``: the candidates are counted, whatever the plan.
+    ``by_id``: [query] is a stored vector. ``counted``: the candidates are counted, whatever the plan. ``stamped``: the
+    rows say as of which revision they are.
     """
 
     filter: LiteralString | None = None
@@ -159,6 +161,7 @@ class Shape:
     document: bool = False
     numbers: bool = False
     counted: bool = False
+    stamped: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,6 +194,8 @@ def search_template(hits: Hits, shape: Shape) -> LiteralString:
         .replace("[count]", hits.count)
         .replace("[complete]", hits.complete)
         .replace("[holds]", hits.holds)
+        .replace("[revision]", REVISION if shape.stamped else "NULL::bigint")
+        .replace("[next_expiry]", NEXT_EXPIRY if shape.stamped else "NULL::timestamptz")
         .replace("[candidates]", _COUNT_AFTER if shape.counted else "(SELECT n FROM counted)")
         .replace("[candidates_before]", _COUNT_BEFORE if shape.counted else "NULL::bigint")
         .replace("[hits]", rows)

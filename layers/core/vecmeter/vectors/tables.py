@@ -76,6 +76,9 @@ KEEP_WRITERS_OUT: LiteralString = "LOCK TABLE {records} IN SHARE MODE"
 SCHEMA = "vecmeter"
 # First half of the advisory lock that maintenance holds on a collection; the second is the collection's number.
 MAINTENANCE_LOCK = 0x766D
+# The same of another lock, held while an index of the records is built, and while the texts are made anew: the one
+# waits for transactions to end, the other for the records, and without it they would wait for each other.
+RECORDS_LOCK = 0x766E
 
 
 def hnsw_name(collection_id: int, index_id: int) -> str:

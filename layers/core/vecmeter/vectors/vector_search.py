@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from vecmeter.vectors.connection import pack_vector
 from vecmeter.vectors.filters import CompiledFilter
 from vecmeter.vectors.model import Collection, Plan, Query, Storage
+from vecmeter.vectors.packing import pack_vector
 from vecmeter.vectors.plans import Choice
 from vecmeter.vectors.search_statements import SearchStatement, Shape, vector_template
 from vecmeter.vectors.tables import statement
@@ -65,6 +65,7 @@ def shape_of(query: Query, compiled: CompiledFilter | None) -> Shape:
         document=query.include_document,
         numbers=query.include_vector,
         counted=query.counted,
+        stamped=query.stamped,
     )
 
 
@@ -101,7 +102,8 @@ def hits_parameters(
 
 
 def ef_search_of(collection: Collection, query: Query, wanted: int) -> int:
-    """As the request says; else the collection's, or more where many matches are wanted."""
+    """As the request says; else the collection's, set or tuned, or more where many matches are wanted."""
     if query.ef_search is not None:
         return query.ef_search
-    return min(MAX_EF_SEARCH, max(collection.ef_search or DEFAULT_EF_SEARCH, 2 * wanted))
+    usual = collection.ef_search or collection.tuned_ef_search or DEFAULT_EF_SEARCH
+    return min(MAX_EF_SEARCH, max(usual, 2 * wanted))

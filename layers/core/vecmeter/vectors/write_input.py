@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from vecmeter.errors import InvalidRequestError, VersionConflictError, Violation
-from vecmeter.vectors.connection import pack_texts, pack_vector, pack_vectors
 from vecmeter.vectors.model import KEPT, Collection, Patch, Vector
+from vecmeter.vectors.packing import pack_texts, pack_vector, pack_vectors
 from vecmeter.vectors.write_statements import WriteTemplate, patch
 
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)

@@ -7,6 +7,7 @@ from functools import cache
 from typing import LiteralString
 
 from vecmeter.vectors.model import Collection
+from vecmeter.vectors.revisions import RAISE
 from vecmeter.vectors.stock import RECORD_BYTES
 from vecmeter.vectors.tables import LIVE_RECORD, statement
 
@@ -25,7 +26,7 @@ class WriteTemplate:
 
 
 # What every write ends with: its receipt, which is also its answer (Database.write); how it changed the stock, which is
-# kept beside it (stock.py); and the collection's own limits.
+# kept beside it (stock.py); that it changed the collection (revisions.py); and the collection's own limits.
 _ACCOUNT: LiteralString = """
     receipt AS (
         INSERT INTO vecmeter.receipts (receipt_id, answer)
@@ -35,11 +36,11 @@ _ACCOUNT: LiteralString = """
     ), change AS (
         INSERT INTO vecmeter.stock_changes (collection_id, vectors, bytes)
         SELECT {collection_id}, vectors, bytes FROM totals WHERE vectors <> 0 OR bytes <> 0
-    )
+    ), [raise]
     SELECT receipt.answer, t.vectors, t.bytes, t.all_vectors, t.all_bytes,
            free.max_vectors, free.max_storage_bytes [more]
     FROM receipt CROSS JOIN totals t CROSS JOIN free
-"""
+""".replace("[raise]", RAISE).replace("[wrote]", "EXISTS (SELECT FROM totals WHERE all_vectors <> 0 OR vectors <> 0)")
 # A row that replaces none says so.
 _GROWTH: LiteralString = """
     count(*) FILTER (WHERE replaced_bytes = 0) AS vectors, coalesce(sum(bytes - replaced_bytes), 0)::bigint AS bytes,
@@ -260,9 +261,11 @@ _SWEEP: LiteralString = (
     ), [gone] [texts], change AS (
         INSERT INTO vecmeter.stock_changes (collection_id, vectors, bytes)
         SELECT {collection_id}, -count(*), -sum(bytes) FROM gone HAVING count(*) > 0
-    )
+    ), [raise]
     SELECT count(*) FROM gone
 """.replace("[gone]", _GONE)
+    .replace("[raise]", RAISE)
+    .replace("[wrote]", "EXISTS (SELECT FROM gone)")
     .replace("[current]", CURRENT)
     .replace("[columns]", "")
 )
