@@ -133,7 +133,7 @@ class TestSupervision:
         part = Dying(tmp_path)
         part.start()
         supervision = Supervision([part], clock=lambda: 0.0)
-        with pytest.raises(LocalStackError, match=r"Mayfly ended .* status 1, after 5 new starts within 60 s"):
+        with pytest.raises(LocalStackError, match=r"Mayfly ended .* status 1, after 20 new starts within 60 s"):
             self.forever(supervision.look)
         assert part.starts == 1 + MOST_RESTARTS
 

@@ -13,6 +13,7 @@ _DEFAULTS = {
     "EMBEDDER_PROVIDER": "built-in",
     "DATABASE_POOL_SIZE": "8",
     "METRICS_ENABLED": "false",
+    "CIRCUIT_OPEN_SECONDS": "5",  # what dies is started again within seconds
 }
 _DUMMY_AWS = {
     "AWS_ACCESS_KEY_ID": "local",

@@ -10,7 +10,8 @@ from typing import Protocol
 
 from vecmeter_local.processes import Child, LocalStackError
 
-MOST_RESTARTS = 5
+# Above what somebody who tries out kills does in a minute, below what a part that cannot start does.
+MOST_RESTARTS = 20
 WITHIN_SECONDS = 60.0
 
 
@@ -28,7 +29,7 @@ class Part(Protocol):
 
 
 class Supervision:
-    """Looks after parts. A part that keeps dying ends the stack: after five new starts within a minute."""
+    """Looks after parts. A part that keeps dying ends the stack: after ``MOST_RESTARTS`` within a minute."""
 
     def __init__(self, parts: Sequence[Part], clock: Callable[[], float] = time.monotonic) -> None:
         self._parts = parts
