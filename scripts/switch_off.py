@@ -146,8 +146,8 @@ MECHANISMS = (
     _of(
         "a change that was cut off is listed",
         "policies.py",
-        "self.propagate(Scope(scope), scope_id)",
-        "pass",
+        "try:\n                self.propagate(scope, scope_id)",
+        "try:\n                pass",
         "parents.py",
     ),
     _of(

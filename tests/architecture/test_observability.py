@@ -92,6 +92,12 @@ def test_alarms_about_what_may_be_missing_are_made_only_where_it_is_there() -> N
             assert (parameter in references(alarm)) == (resources[name].get("Condition") == condition)
 
 
+def test_an_alarm_of_a_queue_stays_while_something_lies_in_it() -> None:
+    """Of a queue that nobody touches there are no data after six hours: what lies in it is still there."""
+    queues = {name: one["TreatMissingData"] for name, one in alarms().items() if one.get("Namespace") == "AWS/SQS"}
+    assert queues == {"DeadLetters": "ignore", "AlertsUndeliverable": "ignore"}
+
+
 def test_the_dashboard_shows_metrics_there_are_and_every_function() -> None:
     body = infra("dashboard")["Resources"]["Dashboard"]["Properties"]["DashboardBody"]["Fn::Sub"]
     widgets = json.loads(body)["widgets"]
@@ -178,6 +184,14 @@ def test_a_rule_says_what_and_where_to_read_on(rule: Node) -> None:
     anchors = {f"docs/runbook.md#{name.lower()}" for name in alarms()}
     assert rule["annotations"]["runbook"] in anchors
     assert rule["labels"]["severity"] in ("page", "notice")
+
+
+def test_nobody_is_woken_for_what_clients_do() -> None:
+    """Failed requests are those answered 404 and 422 too, refused ones those of a tenant at its limit."""
+    theirs = re.compile(r"succeeded|refused|cost_usd|cache_answers")
+    assert [
+        rule["alert"] for rule in RULES if theirs.search(rule["expr"]) and rule["labels"]["severity"] == "page"
+    ] == []
 
 
 def test_counters_and_states_are_named_as_prometheus_wants_them() -> None:

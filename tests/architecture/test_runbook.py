@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 from typing import Any
 
@@ -12,7 +13,7 @@ from botocore.loaders import Loader
 
 from tests.architecture.test_template import code_routes
 from tests.fixtures.artifacts import PROJECT
-from tests.fixtures.templates import Node, infra
+from tests.fixtures.templates import Node, infra, walk
 from vecmeter.errors import VecmeterError
 from vecmeter.settings import Settings
 from vecmeter.tasks import TASKS, task_names
@@ -20,6 +21,8 @@ from vecmeter.tasks import TASKS, task_names
 PAGES = ("runbook", "deploy")
 # Words in capitals of CloudFormation and of the Makefile.
 NO_SETTINGS = {"UPDATE_ROLLBACK_FAILED", "DATA_DIR"}
+# Of events that a function is invoked with, and of the SAM CLI's file of variables.
+NO_FIELDS = {"task", "Parameters", "DATABASE_URL", "TABLE_NAME"}
 
 
 def page(name: str) -> str:
@@ -93,6 +96,37 @@ def test_every_command_of_the_aws_cli_has_these_options(name: str) -> None:
         assert set(re.findall(r"(?<!\S)--[\w-]+", options)) <= known, (service, operation)
 
 
+@pytest.mark.parametrize("name", PAGES)
+def test_every_field_to_send_is_one_that_is_taken(name: str) -> None:
+    document = json.loads((PROJECT / "docs" / "openapi.json").read_text())
+    operations = [operation for path in document["paths"].values() for operation in path.values()]
+    taken = set().union(*(fields_of(one["requestBody"], document) for one in operations if "requestBody" in one))
+    blocks = re.findall(r"^ *```\n(.*?)^ *```", page(name), flags=re.DOTALL | re.MULTILINE)
+    sent = set(re.findall(r'"(\w+)":', "\n".join([*blocks, *code(name)])))
+    assert sent - NO_FIELDS
+    assert sent - NO_FIELDS <= taken
+
+
+def fields_of(schema: Node, document: Node) -> set[str]:
+    """Names of the properties in a schema and in those that it refers to."""
+    found, left, seen = set[str](), [schema], set[str]()
+    while left:
+        for part in walk(left.pop()):
+            if isinstance(part, dict) and isinstance(part.get("properties"), dict):
+                found |= set(part["properties"])
+            if isinstance(part, dict) and isinstance(part.get("$ref"), str) and part["$ref"] not in seen:
+                seen.add(part["$ref"])
+                left.append(document["components"]["schemas"][part["$ref"].rsplit("/", 1)[1]])
+    return found
+
+
+def test_every_widget_named_is_on_the_dashboard() -> None:
+    named = re.findall(r'dashboard\'s\s+"([^"]+)"', page("runbook"))
+    body = infra("dashboard")["Resources"]["Dashboard"]["Properties"]["DashboardBody"]["Fn::Sub"]
+    assert named
+    assert set(named) <= set(re.findall(r'"title": "([^"]+)"', body))
+
+
 def members(api: Any, operation: str) -> list[str]:
     shape = api["operations"][operation]["input"]["shape"]
     return list(api["shapes"][shape]["members"])
@@ -109,6 +143,15 @@ def test_every_message_to_filter_the_logs_by_is_written() -> None:
     sources = "".join(path.read_text() for path in (PROJECT / "layers/core/vecmeter").rglob("*.py"))
     assert messages
     assert [message for message in messages if f'("{message}"' not in sources] == []
+
+
+def test_a_query_that_counts_requests_looks_at_one_of_the_two_lines_that_each_leaves() -> None:
+    """The log line and that of the metrics have status, error and ids both: without it each would count twice."""
+    text = "\n".join(re.sub(r"\s+", " ", part) for part in code("runbook"))
+    text += page("metrics").split("Logs Insights")[1].split("\n## ")[0]
+    queries = [line for line in text.splitlines() if "stats count(*)" in line]
+    assert len(queries) > 3
+    assert [query for query in queries if "ispresent(Latency)" not in query and "message =" not in query] == []
 
 
 def test_every_error_named_has_its_code() -> None:

@@ -253,12 +253,20 @@ def test_every_schedule_is_there_and_one_fires(operator: Operator) -> None:
         Target=schedules["purge_usage_records"]["Target"],
     )
 
-    def run() -> dict[str, Any] | None:
-        answer = operator.deployment.call("GET", "/v1/admin/maintenance/runs", operator.key)
-        runs: list[dict[str, Any]] = answer.json()["runs"]
-        return next((one for one in runs if one["task"] == "purge_usage_records" and one["status"] != "running"), None)
+    assert until(lambda: ended_run(operator, "purge_usage_records"), 60, "a run of the schedule")["status"] == "ok"
 
-    assert until(run, 60, "a run of the schedule")["status"] == "ok"
+
+def test_a_long_task_asked_for_by_the_api_is_run_by_the_maintenance_function(operator: Operator) -> None:
+    """Which the admin function's role lets it start, and no other function."""
+    answer = operator.deployment.call("POST", "/v1/admin/maintenance/probe_recall", operator.key, {})
+    assert answer.status_code == 202, answer.text
+    assert until(lambda: ended_run(operator, "probe_recall"), 60, "a run of the function")["status"] == "ok"
+
+
+def ended_run(operator: Operator, task: str) -> dict[str, Any] | None:
+    answer = operator.deployment.call("GET", f"/v1/admin/maintenance/runs?task={task}", operator.key)
+    runs: list[dict[str, Any]] = answer.json()["runs"]
+    return next((one for one in runs if one["status"] != "running"), None)
 
 
 def test_an_update_keeps_the_data_and_can_be_taken_back_by_the_alias(

@@ -198,6 +198,18 @@ def test_a_failover_that_first_leads_to_a_reader_refuses_writes_serves_reads_and
     check_what_is_kept(tenant, [writer])
 
 
+def test_readiness_says_that_a_database_hangs_in_the_time_a_connection_may_take(
+    own_server: PostgresServer, api: Api
+) -> None:
+    assert api.call("GET", "/health/ready").status_code == 200
+    with stopped(own_server):
+        started = time.monotonic()
+        body = problem(api.call("GET", "/health/ready"), 503, "not_ready")
+        waited = time.monotonic() - started
+    assert "postgresql" in body["detail"]
+    assert waited < api.runtime.settings.database_connect_timeout_seconds + 3, "to be answered, to cancel, to spare"
+
+
 def test_a_database_that_hangs_costs_a_request_its_time_and_the_next_ones_nothing(
     own_server: PostgresServer, api: Api
 ) -> None:

@@ -62,8 +62,9 @@ class Scene:
             if self.killed_at is None or self.killed_at[0] != self.ledger_calls:
                 yield Reply.PASS
                 continue
-            self.kill()
-            yield Reply.CLOSE if self.killed_at[1] == NOT_ARRIVED else Reply.APPLY_AND_CLOSE
+            reply = Reply.CLOSE if self.killed_at[1] == NOT_ARRIVED else Reply.APPLY_AND_CLOSE
+            self.kill()  # from here on the test may plan the next death
+            yield reply
 
     def versions(self, vector_id: str) -> list[int]:
         """Of a vector that was written once: [1]."""

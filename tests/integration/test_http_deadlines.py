@@ -7,7 +7,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,7 +23,7 @@ from tests.integration.test_http_lambda import event
 from vecmeter import deadline
 from vecmeter.breaker import Circuit
 from vecmeter.deadline import ACCOUNTING_SECONDS
-from vecmeter.errors import DatabaseBusyError, DatabaseUnavailableError, StatementTimeoutError
+from vecmeter.errors import DatabaseBusyError, DatabaseUnavailableError, LedgerUnavailableError, StatementTimeoutError
 from vecmeter.http.lambda_adapter import adapt
 from vecmeter.vectors.connection import Connection
 from vecmeter.vectors.model import IndexType, Query
@@ -85,23 +85,53 @@ def test_a_statement_that_outlasts_its_request_is_cancelled_in_the_database_and_
     assert api.runtime.circuits.database.state == "closed", "a database that cancels is not away"
 
 
-def test_in_a_function_what_lambda_leaves_it_is_the_limit(database_url: str, table_name: str) -> None:
+@pytest.fixture
+def function(database_url: str, table_name: str) -> Iterator[tuple[Api, World, Callable[..., Any]]]:
+    """An API as Lambda runs it, and how to invoke it: with so many milliseconds left, and a request's parts."""
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
     with open_api(settings_for(database_url, table_name, database_pool_size=1), runs_alone=True) as api:
-        world = make_world(api)
-        handler = adapt(api.app)
-        context = SimpleNamespace(aws_request_id="lambda-id", get_remaining_time_in_millis=lambda: 4500)
-        path = f"/v1{world.tenant.base}/c/vectors"
-        body = {"vectors": [{"id": "late", "vector": [1, 2, 3]}]}
-        with locked_collection(api) as holder:
-            started = time.monotonic()
-            answer = handler(event("POST", path, world.tenant.key, body), context)
-            assert 1.0 <= time.monotonic() - started < 4.5
-            assert (answer["statusCode"], json.loads(answer["body"])["code"]) == (503, "statement_timeout")
-            assert still_running(holder) == 0
+        world, handler = make_world(api), adapt(api.app)
+
+        def invoke(left_ms: int, method: str, path: str, body: Any) -> Any:
+            context = SimpleNamespace(aws_request_id="lambda-id", get_remaining_time_in_millis=lambda: left_ms)
+            return handler(event(method, f"/v1{world.tenant.base}{path}", world.tenant.key, body), context)
+
+        yield api, world, invoke
     asyncio.set_event_loop(None)
     loop.close()
+
+
+def test_in_a_function_what_lambda_leaves_it_is_the_limit(function: tuple[Api, World, Callable[..., Any]]) -> None:
+    api, _, invoke = function
+    with locked_collection(api) as holder:
+        started = time.monotonic()
+        answer = invoke(4500, "POST", "/c/vectors", {"vectors": [{"id": "late", "vector": [1, 2, 3]}]})
+        assert 1.0 <= time.monotonic() - started < 4.5
+        assert (answer["statusCode"], json.loads(answer["body"])["code"]) == (503, "statement_timeout")
+        assert still_running(holder) == 0
+
+
+@pytest.mark.parametrize("left_ms", [400, 3400])
+def test_a_request_that_comes_too_late_for_its_work_is_no_sign_of_the_ledger_and_is_not_let_through_uncounted(
+    function: tuple[Api, World, Callable[..., Any]], left_ms: int
+) -> None:
+    api, world, invoke = function
+    search = "POST", "/c/search", {"vector": [1, 2, 3]}
+    assert invoke(30_000, *search)["statusCode"] == 200, "the key is one seen lately, and its answer is remembered"
+    records = api.records(world.tenant.key)
+    answer = invoke(left_ms, *search)
+    assert (answer["statusCode"], json.loads(answer["body"])["code"]) == (503, "statement_timeout")
+    assert answer["headers"]["retry-after"] == "1"
+    assert api.records(world.tenant.key) == records
+    assert api.runtime.circuits.states() == {"database": "closed", "embedder": "closed", "ledger": "closed"}
+
+
+def test_accounting_that_has_no_time_left_is_no_sign_of_the_ledger(api: Api) -> None:
+    table = api.runtime.table
+    with deadline.within(0.0), pytest.raises(LedgerUnavailableError):
+        table.get("K#1", "K")
+    assert api.runtime.circuits.ledger.state == "closed", "it was not asked"
 
 
 # --- the database's side, without HTTP ---
@@ -190,9 +220,14 @@ def test_a_server_that_accepts_and_never_answers_costs_no_more_than_the_request_
         store.close()
 
 
-def test_with_too_little_time_left_no_connection_is_begun(tmp_path: Path) -> None:
+@pytest.mark.parametrize("size", [1, 3])
+def test_with_too_little_time_left_to_connect_a_request_is_no_sign_of_the_database(tmp_path: Path, size: int) -> None:
     circuit = Circuit("database", failures=1)
-    store = Store(f"postgresql://postgres@/x?host={tmp_path}", circuit=circuit)
-    with work_seconds(0.5), pytest.raises(StatementTimeoutError):
-        store.collections.list_all()
-    assert circuit.state == "closed", "it was not asked"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / ".s.PGSQL.5432"))
+        listener.listen()
+        store = Store(f"postgresql://postgres@/x?host={tmp_path}", size=size, circuit=circuit)
+        with work_seconds(0.5), pytest.raises(StatementTimeoutError):
+            store.collections.list_all()
+        assert circuit.state == "closed"
+        store.close()

@@ -144,6 +144,7 @@ def test_the_request_id_of_an_answer_finds_its_usage_record(used: World) -> None
         "cost_usd": 5e-06,
         "price_version": "default-1",
         "had_filter": True,
+        "cache": "miss",
     }
 
 

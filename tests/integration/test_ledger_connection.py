@@ -29,7 +29,8 @@ WAIT_SECONDS = 5.0
 class ScriptedServer:
     """Sends what it is told as the answer to one request after the other, in pieces; an empty one ends the connection.
 
-    ``together``: how many requests must be there before the first of them is answered.
+    ``together``: how many requests must be there before the first of them is answered. ``pause``: seconds before each
+    piece.
     """
 
     def __init__(self) -> None:
@@ -40,6 +41,7 @@ class ScriptedServer:
         self.connections = 0
         self.ended: list[socket.socket] = []
         self.together = threading.Barrier(1)
+        self.pause = 0.0
         self.open: list[socket.socket] = []
         self._thread = threading.Thread(target=self._accept, daemon=True)
         self._thread.start()
@@ -78,6 +80,7 @@ class ScriptedServer:
                 self.together.wait(WAIT_SECONDS)
                 answer = self.answers.pop(0)
                 for piece in answer:
+                    time.sleep(self.pause)
                     client.sendall(piece)
                 if answer[-1:] == (b"",):
                     break
@@ -236,6 +239,16 @@ def test_a_call_waits_no_longer_than_its_request_may_take(server: ScriptedServer
     with within(0.0), pytest.raises(NoAnswerError, match="TimeoutError"):
         call(endpoint)
     assert len(server.requests) == 1
+
+
+def test_an_answer_that_trickles_is_waited_for_no_longer_than_one_that_does_not_come(
+    server: ScriptedServer, endpoint: SignedEndpoint
+) -> None:
+    server.answers, server.pause = [tuple(ANSWER[at : at + 1] for at in range(len(ANSWER)))], 0.05
+    started = time.monotonic()
+    with within(0.4), pytest.raises(NoAnswerError, match="TimeoutError"):
+        call(endpoint)
+    assert 0.4 <= time.monotonic() - started < 0.05 * len(ANSWER) / 2
 
 
 def test_a_connection_whose_answer_may_still_come_is_never_used_again(

@@ -15,6 +15,7 @@ from tests.integration.test_index_starts import FakeLambda
 from tests.integration.test_maintenance_indexes import until
 from vecmeter import task_starts, vector_tasks
 from vecmeter.build_starts import MaintenanceFunction
+from vecmeter.errors import InvalidRequestError, Violation
 from vecmeter.tasks import TASKS
 
 RUN = "/admin/maintenance/"
@@ -74,7 +75,17 @@ def test_nothing_is_handed_over_that_would_be_refused(api: Api) -> None:
     system = api.system_admin()
     problem(api.call("POST", RUN + "fly", system), 404, "task_not_found")
     problem(api.call("POST", RUN + "reindex_hnsw", system, json={"month": "2026-11"}), 422)
+    problem(api.call("POST", RUN + "reindex_hnsw", system, json={"project_id": "nobody"}), 404, "project_not_found")
+    missing = {"project_id": api.tenant().project, "collection": "missing"}
+    problem(api.call("POST", RUN + "reindex_hnsw", system, json=missing), 404, "collection_not_found")
+    problem(api.call("POST", RUN + "roll_up_usage", system, json={"project_id": missing["project_id"]}), 422)
     assert client.calls == []
+
+
+@pytest.mark.parametrize("value", [1, "yes", "True", [], 0.0])
+def test_a_switch_that_is_none_is_named_by_its_name_alone(api: Api, value: Any) -> None:
+    answer = api.call("POST", RUN + "vacuum_analyze", api.system_admin(), json={"dry_run": value})
+    assert [error["path"] for error in problem(answer, 422)["errors"]] == ["dry_run"]
 
 
 def test_a_function_that_cannot_be_invoked_is_said_at_once(api: Api) -> None:
@@ -99,9 +110,15 @@ def test_a_server_answers_before_a_long_task_has_ended_and_the_history_has_the_r
 
 def test_what_goes_wrong_in_the_thread_of_a_server_is_the_answer(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     system = api.system_admin()
-    problem(api.call("POST", RUN + "vacuum_analyze", system, json={"force": "maybe"}), 422)
-    answer = api.call("POST", RUN + "vacuum_analyze", system, json={"project_id": "p", "collection": "missing"})
-    assert (answer.status_code, answer.json()["error"]) == (200, "collection_not_found")
+    problem(api.call("POST", RUN + "export_usage", system, json={"month": "November"}), 422)
+    unreadable = InvalidRequestError("it is forced.", (Violation("force", "is wrong"),))
+
+    def refuse(*_: Any) -> dict[str, Any]:
+        raise unreadable
+
+    monkeypatch.setitem(TASKS, "vacuum_analyze", dataclasses.replace(TASKS["vacuum_analyze"], run=refuse))  # type: ignore[arg-type]
+    body = problem(api.call("POST", RUN + "vacuum_analyze", system), 422)
+    assert [error["path"] for error in body["errors"]] == ["force"]
 
 
 def test_a_function_without_another_one_ends_in_time_and_says_what_is_left(

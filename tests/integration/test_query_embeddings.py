@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import threading
+import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
@@ -13,6 +15,7 @@ import pytest
 from tests.fixtures.api import Api, Tenant
 from tests.fixtures.embedders import FakeBedrockClient, FakeEmbedder, hashed_words
 from tests.fixtures.faults import FaultyClient
+from tests.fixtures.vectors import in_threads, raised
 from vecmeter.embedding import bedrock
 from vecmeter.embedding.model import Embedder
 from vecmeter.embedding.query_cache import AWAY_SECONDS, ENTRY_BYTES, MEMORY_SECONDS, QueryEmbeddings
@@ -190,23 +193,25 @@ def test_a_text_that_cannot_be_embedded_is_named_by_its_place_whatever_is_rememb
     assert [violation.path for violation in refused.value.violations] == ["2"]
 
 
-def test_threads_share_it(titan: Titan) -> None:
-    cache = QueryEmbeddings(5 * (ENTRY_BYTES + 4 * DIMENSION), None)
-    failures: list[BaseException] = []
+def test_threads_share_it_and_none_looks_into_it_while_another_does(titan: Titan) -> None:
+    inside = threading.Lock()
+    moments = itertools.count(0, MEMORY_SECONDS / 20)
+
+    def monotonic() -> float:
+        """Asked whenever the memory is looked into or changed; what is old goes then."""
+        assert inside.acquire(blocking=False), "another thread is in there"
+        time.sleep(0.0002)
+        inside.release()
+        return next(moments)
+
+    cache = QueryEmbeddings(5 * (ENTRY_BYTES + 4 * DIMENSION), None, monotonic)
 
     def work() -> None:
-        try:
-            for number in range(60):
-                titan.by(cache, f"text {number % 8}", f"text {(number + 3) % 8}")
-        except BaseException as error:
-            failures.append(error)
+        for number in range(60):
+            titan.by(cache, f"text {number % 8}", f"text {(number + 3) % 8}")
+            assert cache.size >= 0
 
-    threads = [threading.Thread(target=work) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not failures
+    assert raised(in_threads(*[work] * 4)) == []
 
 
 @pytest.fixture

@@ -16,7 +16,10 @@ from botocore.response import StreamingBody
 from botocore.stub import Stubber
 
 from tests.fixtures.embedders import FakeBedrockClient
+from vecmeter import deadline
+from vecmeter.breaker import Circuit
 from vecmeter.embedding.bedrock import CohereEmbedder, TitanEmbedder, load_bedrock_embedder
+from vecmeter.embedding.registry import Guarded
 from vecmeter.errors import EmbedderUnavailableError, InvalidRequestError
 
 
@@ -238,6 +241,31 @@ def test_the_first_failure_cancels_the_calls_that_have_not_begun() -> None:
 def test_a_batch_that_takes_too_long_gives_up_while_it_can_still_answer() -> None:
     with pytest.raises(EmbedderUnavailableError, match="send fewer documents"):
         TitanEmbedder(cast(Any, SlowClient()), 256, batch_seconds=0.01).embed_documents(["a", "b", "c"])
+
+
+@pytest.mark.parametrize(
+    ("answered", "seconds", "state"),
+    [
+        pytest.param(0, 1.2, "open", id="not a word in a second"),
+        pytest.param(1, 1.2, "closed", id="too many documents"),
+        pytest.param(0, 0.1, "closed", id="a request with no time left"),
+    ],
+)
+def test_only_a_service_that_says_nothing_is_held_against_it(answered: int, seconds: float, state: str) -> None:
+    release = threading.Event()
+
+    class Stalling(FakeBedrockClient):
+        def invoke_model(self, **request: Any) -> dict[str, Any]:
+            if len(self.requests) >= answered:
+                release.wait(10)
+            return super().invoke_model(**request)
+
+    circuit = Circuit("embedder", failures=1)
+    embedder = Guarded(TitanEmbedder(cast(Any, Stalling()), 256, parallel_calls=1), circuit)
+    with deadline.within(seconds + deadline.ACCOUNTING_SECONDS), pytest.raises(EmbedderUnavailableError):
+        embedder.embed_documents(["a", "b", "c"])
+    release.set()
+    assert circuit.state == state
 
 
 def test_the_client_has_explicit_limits(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from vecmeter.http.checks import invalid
 from vecmeter.http.fields import (
@@ -17,7 +17,8 @@ from vecmeter.http.fields import (
     examples,
 )
 
-Switch = bool | Literal["true", "false"]
+# The task says whether it is one.
+Switch = Annotated[Any, WithJsonSchema({"enum": [True, False, "true", "false"]})]
 
 
 class TaskBody(Body):

@@ -82,8 +82,7 @@ def _search(collection: Collection, bodies: Sequence[SearchBody], paths: Sequenc
     if not cache.is_on:
         return [Found(result, CacheUse.OFF) for result in _search_for(collection, queries, paths, call)]
     keys = [key_of(collection, query) for query in queries]
-    with call.metrics.timed(Metric.SEARCH_TIME):
-        known = call.database(cache.find, collection, keys)
+    known = _known(collection, keys, call)
     missing = [at for at, result in enumerate(known) if result is None]
     results = _search_for(collection, [queries[at] for at in missing], [paths[at] for at in missing], call)
     for at, result in zip(missing, results, strict=True):
@@ -92,6 +91,15 @@ def _search(collection: Collection, bodies: Sequence[SearchBody], paths: Sequenc
     return [
         Found(result, CacheUse.HIT) if result is not None else Found(next(fresh), CacheUse.MISS) for result in known
     ]
+
+
+def _known(collection: Collection, keys: Sequence[bytes], call: Call) -> list[SearchResult | None]:
+    """What is remembered and holds; PostgreSQL is asked where there is anything."""
+    cache = call.runtime.result_cache
+    if not cache.remembers(keys):
+        return [None] * len(keys)
+    with call.metrics.timed(Metric.SEARCH_TIME):
+        return call.database(cache.find, collection, keys)
 
 
 def _search_for(

@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from vecmeter.runtime import Runtime
-from vecmeter.tasks import Task, check_task, is_on, run_task
+from vecmeter.tasks import Task, check_place, check_task, is_on, run_task
 
 # Of the time a request has, so much is for what comes after the task.
 _SPARE_SECONDS = 9
@@ -23,9 +23,11 @@ def start_task(runtime: Runtime, name: str, options: Mapping[str, Any]) -> dict[
 
     Raises:
         TaskNotFoundError, InvalidRequestError: as ``run_task`` does, before anything is started.
+        ProjectNotFoundError, CollectionNotFoundError: what it is about is not there.
         UnavailableError: the maintenance function cannot be invoked.
     """
     task = check_task(name, options, by_api=True)
+    check_place(runtime, options)
     seconds = max(1, runtime.settings.request_timeout_seconds - _SPARE_SECONDS)
     if task.is_long and runtime.maintenance_function is not None and not is_on(options, "dry_run"):
         runtime.maintenance_function.start(name, options)

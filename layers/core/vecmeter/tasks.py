@@ -25,21 +25,24 @@ Figures = dict[str, Any]
 Options = Mapping[str, Any]
 
 _WHICH = ("project_id", "collection")
+# What every task takes.
+_DRY_RUN = "dry_run"
 # Options that are true or false, as JSON has them or as words.
-_SWITCHES = ("dry_run", "force")
+_SWITCHES = (_DRY_RUN, "force")
 # What of a run's figures goes into its log line is as much as this.
 _MOST_LOGGED = 20
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """``is_long``: it may take longer than a request. ``open_to_api`` False: only who may invoke the function may run
-    it; such a run leaves no row of history.
+    """``options``: what it takes beside ``dry_run``, with which it changes nothing and tells what it would do.
+    ``is_long``: it may take longer than a request. ``open_to_api`` False: only who may invoke the function may run it;
+    such a run leaves no row of history.
     """
 
     run: Callable[[Runtime, Options, Orders], Figures]
     message: str
-    options: tuple[str, ...] = _WHICH
+    options: tuple[str, ...] = ()
     is_long: bool = False
     open_to_api: bool = True
 
@@ -47,7 +50,7 @@ class Task:
 def run_task(
     runtime: Runtime, name: str, options: Options, *, by_api: bool = False, ends_at: float = math.inf
 ) -> Figures:
-    """Run a task: all collections, or those that ``options`` (``project_id``, ``collection``) name, or with its own.
+    """Run a task with its ``options``: for all collections, or those that ``project_id`` and ``collection`` name.
 
     Returns ``{task, status, message, error, ...figures}``; a task that fails says so there, and in its row of history.
 
@@ -60,7 +63,7 @@ def run_task(
         InvalidRequestError: an option is unknown or wrong.
     """
     task = check_task(name, options, by_api=by_api)
-    orders = Orders(dry_run=is_on(options, "dry_run"), force=is_on(options, "force"), ends_at=ends_at)
+    orders = Orders(dry_run=is_on(options, _DRY_RUN), force=is_on(options, "force"), ends_at=ends_at)
     if not task.open_to_api:
         return _outcome(runtime, name, task, options, orders)
     started = time.monotonic()
@@ -83,7 +86,7 @@ def check_task(name: str, options: Options, *, by_api: bool = False) -> Task:
     if task is None or (by_api and not task.open_to_api):
         raise TaskNotFoundError(f"There is no task {name!r}; there are: {', '.join(task_names(by_api=by_api))}.")
     for option, value in options.items():
-        if option not in task.options:
+        if option not in (_DRY_RUN, *task.options):
             raise _invalid(option, "is no option of this task")
         if option in _SWITCHES:
             if not isinstance(value, bool) and value not in ("true", "false"):
@@ -93,6 +96,14 @@ def check_task(name: str, options: Options, *, by_api: bool = False) -> Task:
     if "collection" in options and "project_id" not in options:
         raise _invalid("project_id", "must be given with collection")
     return task
+
+
+def check_place(runtime: Runtime, options: Options) -> None:
+    """What the options name is there. Raises ProjectNotFoundError, CollectionNotFoundError."""
+    if "project_id" in options:
+        runtime.projects.get(options["project_id"])
+    if "collection" in options:
+        runtime.maintenance.select(options["project_id"], options["collection"])
 
 
 def task_names(*, by_api: bool = False) -> list[str]:
@@ -112,6 +123,7 @@ def _outcome(runtime: Runtime, name: str, task: Task, options: Options, orders: 
     message = f"dry run: {task.message}" if orders.dry_run else task.message
     outcome: Figures = {"task": name, "status": "ok", "message": message, "error": None}
     try:
+        check_place(runtime, options)
         outcome |= task.run(runtime, options, orders)
     except InvalidRequestError:
         raise
@@ -152,47 +164,57 @@ def _log(name: str, outcome: Figures, seconds: float) -> None:
 def _bill_storage(runtime: Runtime, options: Options, orders: Orders) -> Figures:
     """For nothing nobody asks the database."""
     bills = runtime.storage_bills
-    return {"projects": bills.bill(bytes_by_project(runtime.database)) if bills.wanted else 0}
+    stored = bytes_by_project(runtime.database) if bills.wanted else {}
+    if orders.dry_run:
+        unbilled = bills.unbilled(stored)
+        return {"unbilled": len(unbilled), "cost_usd": sum(record.micro_usd for record in unbilled) / 1_000_000}
+    return {"projects": bills.bill(stored)}
 
 
 def _sweep_alerts(runtime: Runtime, options: Options, orders: Orders) -> Figures:
+    if orders.dry_run:
+        return {"crossed": runtime.crossings.unalerted(), "unpublished": runtime.alerts.count_pending()}
     return {**runtime.crossings.run(), **runtime.alerts.publish_pending()}
 
 
 def _finish_policies(runtime: Runtime, options: Options, orders: Orders) -> Figures:
     """Changes that began longer ago than a request may live."""
-    return {"policies": runtime.policies.finish_pending(runtime.clock() - timedelta(minutes=1))}
+    before = runtime.clock() - timedelta(minutes=1)
+    if orders.dry_run:
+        return {"unfinished": [f"{scope.value} {scope_id}" for scope, scope_id in runtime.policies.pending(before)]}
+    return {"policies": runtime.policies.finish_pending(before)}
 
 
 def _create_admin_key(runtime: Runtime, options: Options, orders: Orders) -> Figures:
+    if orders.dry_run:
+        return {}
     created = runtime.policies.create_key(
         user_id=SYSTEM_USER, project_id=None, roles=(Role.ADMIN, Role.SEARCH, Role.WRITE), name="system admin"
     )
     return {"api_key_id": created.key.api_key_id, "key": created.secret}
 
 
-_SAID_FIRST = (*_WHICH, "dry_run")
-_DECIDED = (*_SAID_FIRST, "force")
+_DECIDED = (*_WHICH, "force")
 
 TASKS: Mapping[str, Task] = {
     "vacuum_analyze": Task(vector_tasks.vacuum_analyze, "tables vacuumed and analyzed", _DECIDED, is_long=True),
     "reindex_hnsw": Task(vector_tasks.reindex_hnsw, "HNSW indexes rebuilt", _DECIDED, is_long=True),
-    "build_indexes": Task(vector_tasks.build_indexes, "indexes as they ought to be", _SAID_FIRST, is_long=True),
+    "build_indexes": Task(vector_tasks.build_indexes, "indexes as they ought to be", _WHICH, is_long=True),
     "probe_recall": Task(vector_tasks.probe_recall, "recall measured", _DECIDED, is_long=True),
     "tune_ef_search": Task(vector_tasks.tune_ef_search, "ef_search as the target asks", _DECIDED, is_long=True),
-    "purge_expired": Task(vector_tasks.purge_expired, "expired vectors deleted", _SAID_FIRST, is_long=True),
-    "recount_stock": Task(vector_tasks.recount_stock, "vectors and bytes counted anew", _SAID_FIRST, is_long=True),
-    "clear_cache": Task(vector_tasks.clear_cache, "what was remembered of searches is found anew"),
-    "get_index_stats": Task(vector_tasks.get_index_stats, "index statistics"),
-    "export_stats": Task(vector_tasks.export_stats, "statistics"),
+    "purge_expired": Task(vector_tasks.purge_expired, "expired vectors deleted", _WHICH, is_long=True),
+    "recount_stock": Task(vector_tasks.recount_stock, "vectors and bytes counted anew", _WHICH, is_long=True),
+    "clear_cache": Task(vector_tasks.clear_cache, "what was remembered of searches is found anew", _WHICH),
+    "get_index_stats": Task(vector_tasks.get_index_stats, "index statistics", _WHICH),
+    "export_stats": Task(vector_tasks.export_stats, "statistics", _WHICH),
     "roll_up_usage": Task(usage_tasks.roll_up_usage, "usage rolled up", is_long=True),
     "reap_dead_holds": Task(usage_tasks.reap_dead_holds, "dead requests of active keys accounted for"),
     "sweep_dead_holds": Task(usage_tasks.sweep_dead_holds, "dead requests of all keys accounted for", is_long=True),
     "purge_usage_records": Task(
-        usage_tasks.purge_usage_records, "old usage records deleted", _SAID_FIRST, is_long=True
+        usage_tasks.purge_usage_records, "old usage records deleted", ("project_id",), is_long=True
     ),
     "reconcile_counters": Task(usage_tasks.reconcile_counters, "counters compared with usage records", is_long=True),
-    "export_usage": Task(usage_tasks.export_usage, "usage exported", ("month", "format", "dry_run"), is_long=True),
+    "export_usage": Task(usage_tasks.export_usage, "usage exported", ("month", "format"), is_long=True),
     "finish_policies": Task(_finish_policies, "changes of policies that were cut off brought to every key"),
     "bill_storage": Task(_bill_storage, "stored bytes of this hour billed"),
     "sweep_alerts": Task(_sweep_alerts, "crossed limits found, pending alerts put on EventBridge"),

@@ -23,28 +23,29 @@ Options = Mapping[str, Any]
 
 
 def roll_up_usage(runtime: Runtime, options: Options, orders: Orders) -> Figures:
-    return {"hours": dict(runtime.rollups.roll_up())}
+    return {"hours": dict(runtime.rollups.roll_up(dry_run=orders.dry_run))}
 
 
 def reap_dead_holds(runtime: Runtime, options: Options, orders: Orders) -> Figures:
     """Of keys with usage that is not rolled up: those a request may have died of lately. One read for each of them."""
-    return _bury(runtime, {mark.api_key_id for mark in runtime.usage.activity.marks()})
+    return _bury(runtime, {mark.api_key_id for mark in runtime.usage.activity.marks()}, orders)
 
 
 def sweep_dead_holds(runtime: Runtime, options: Options, orders: Orders) -> Figures:
     """Of all keys: a request that died before its hour had a record left no mark of it."""
-    return _bury(runtime, [key.api_key_id for key in runtime.keys.list()])
+    return _bury(runtime, [key.api_key_id for key in runtime.keys.list()], orders)
 
 
-def _bury(runtime: Runtime, api_key_ids: Iterable[str]) -> Figures:
-    keys = buried = 0
+def _bury(runtime: Runtime, api_key_ids: Iterable[str], orders: Orders) -> Figures:
+    look_at = runtime.ledger.count_dead if orders.dry_run else runtime.ledger.bury
+    keys = dead = 0
     for api_key_id in api_key_ids:
         try:
-            buried += runtime.ledger.bury(api_key_id)
+            dead += look_at(api_key_id)
             keys += 1
         except ApiKeyNotFoundError:
             continue  # deleted meanwhile
-    return {"keys": keys, "buried": buried}
+    return {"keys": keys, "dead" if orders.dry_run else "buried": dead}
 
 
 def purge_usage_records(runtime: Runtime, options: Options, orders: Orders) -> Figures:
@@ -68,17 +69,17 @@ def reconcile_counters(runtime: Runtime, options: Options, orders: Orders) -> Fi
 
 def export_usage(runtime: Runtime, options: Options, orders: Orders) -> Figures:
     """One object per month and format, written anew each time: the present month and the one before, unless named."""
-    bucket = runtime.settings.export_bucket
-    if not bucket:
-        return {"message": "nothing exported: EXPORT_BUCKET is not set", "objects": []}
-    from vecmeter.ledger.export_store import store  # boto3, which no request needs
-
     now = runtime.clock()
     current = Month.of(now)
     months = (
         [_month(options["month"])] if "month" in options else [Month.of(current.start - timedelta(days=1)), current]
     )
     form = _format(options.get("format", ExportFormat.FOCUS.value))
+    bucket = runtime.settings.export_bucket
+    if not bucket:
+        return {"message": "nothing exported: EXPORT_BUCKET is not set", "objects": []}
+    from vecmeter.ledger.export_store import store  # boto3, which no request needs
+
     objects = []
     for month in months:
         export = Export(runtime.reports, Selection(), month, form)

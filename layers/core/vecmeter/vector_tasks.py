@@ -10,6 +10,7 @@ from vecmeter.ledger.reports import Selection
 from vecmeter.runtime import Runtime
 from vecmeter.vectors import revisions
 from vecmeter.vectors.migrations.runner import migrate as apply_migrations
+from vecmeter.vectors.migrations.runner import pending_migrations
 from vecmeter.vectors.model import Collection
 from vecmeter.vectors.turns import Orders
 
@@ -20,9 +21,9 @@ Options = Mapping[str, Any]
 def vacuum_analyze(runtime: Runtime, options: Options, orders: Orders) -> Figures:
     """With what is kept of writes and runs beside the collections."""
     figures = runtime.maintenance.vacuum_analyze(_collections(runtime, options), orders)
-    if orders.dry_run:
-        return figures
     now = runtime.clock()
+    if orders.dry_run:
+        return {**figures, **runtime.maintenance.forgettable(now), "old_runs": runtime.history.count_old(now)}
     return {**figures, **runtime.maintenance.forget(now, orders), "runs_deleted": runtime.history.forget(now)}
 
 
@@ -53,8 +54,13 @@ def recount_stock(runtime: Runtime, options: Options, orders: Orders) -> Figures
 def clear_cache(runtime: Runtime, options: Options, orders: Orders) -> Figures:
     """Answers of searches on every instance; of all collections, the vectors of query texts as well."""
     collections = _collections(runtime, options)
+    of_all = "project_id" not in options
+    if orders.dry_run:
+        embeddings = {"embeddings": runtime.query_embeddings.count()} if of_all else {}
+        told = [{"project_id": one.project_id, "collection": one.name, "action": "planned"} for one in collections]
+        return {"collections": told, **embeddings}
     cleared = runtime.database.run(lambda connection: revisions.change_all(connection, collections))
-    if options:
+    if not of_all:
         return {"collections_cleared": cleared}
     deleted, is_done = runtime.query_embeddings.clear(orders.ends_at)
     return {"collections_cleared": cleared, "embeddings_deleted": deleted, "embeddings_left": not is_done}
@@ -85,6 +91,8 @@ def export_stats(runtime: Runtime, options: Options, orders: Orders) -> Figures:
 
 def migrate(runtime: Runtime, options: Options, orders: Orders) -> Figures:
     """Not by ``vecmeter.maintenance``: there may be no table yet."""
+    if orders.dry_run:
+        return {"pending": pending_migrations(runtime.dsn())}
     return {"applied": apply_migrations(runtime.dsn(), orders.ends_at)}
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -41,6 +42,8 @@ _COHERE_TEXTS_PER_CALL = 96
 _PARALLEL_CALLS = 8
 _CONNECT_SECONDS = 2
 _READ_SECONDS = 5
+# A service that is there has answered one call of several by then.
+_ANSWER_SECONDS = 1
 _ATTEMPTS = 2
 _BATCH_SECONDS = 20
 """The longest a batch takes, where the request leaves it more than that. A single call with its second attempt takes
@@ -234,7 +237,8 @@ def _in_parallel(
     A single call has a thread, too: botocore's time-outs are those of the client, the request may have less time left.
 
     Raises:
-        EmbedderUnavailableError: not done within ``seconds``, or when the request's own time was up.
+        EmbedderUnavailableError: not done within ``seconds``, or when the request's own time was up; its cause is the
+            TimeoutError, unless the service had time to answer a call and answered none.
     """
     if not items:
         return []
@@ -242,10 +246,14 @@ def _in_parallel(
     from concurrent.futures import ThreadPoolExecutor
 
     seconds = deadline.for_work(seconds)
+    ends_at = time.monotonic() + seconds
     threads = ThreadPoolExecutor(min(parallel_calls, len(items)), thread_name_prefix="bedrock")
     try:
-        return list(threads.map(call, items, timeout=seconds))
+        calls = [threads.submit(call, item) for item in items]
+        return [one.result(ends_at - time.monotonic()) for one in calls]
     except TimeoutError as error:
+        if seconds >= _ANSWER_SECONDS and not any(one.done() for one in calls):
+            raise EmbedderUnavailableError(f"The embedder said nothing for {seconds:.3g} s.", retry_after=5) from None
         advice = "; send fewer documents at once" if len(items) > 1 else ""
         message = f"The embedder took longer than {seconds:.3g} s for {len(items)} calls{advice}."
         raise EmbedderUnavailableError(message, retry_after=5) from error

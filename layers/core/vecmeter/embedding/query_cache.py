@@ -41,6 +41,8 @@ class SharedEmbeddings(Protocol):
 
     def clear(self, ends_at: float) -> tuple[int, bool]: ...
 
+    def count(self) -> int: ...
+
 
 @dataclass(frozen=True, slots=True)
 class Remembered:
@@ -77,7 +79,8 @@ class QueryEmbeddings:
     @property
     def size(self) -> int:
         """Bytes that the vectors take, at most."""
-        return int(self._known.currsize)
+        with self._lock:  # looking takes out what is too old
+            return int(self._known.currsize)
 
     def take_evictions(self) -> int:
         """How many vectors were let go of for want of room since this was asked last."""
@@ -113,6 +116,10 @@ class QueryEmbeddings:
         with self._lock:
             self._known.clear()
         return self._shared.clear(ends_at) if self._shared is not None else (0, True)
+
+    def count(self) -> int:
+        """How many the shared store has."""
+        return self._shared.count() if self._shared is not None else 0
 
     def _remembered(self, hashes: Iterable[bytes]) -> dict[bytes, bytes]:
         with self._lock:

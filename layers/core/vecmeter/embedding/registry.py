@@ -141,10 +141,10 @@ def _complete(provider: str, model: str | None, dimension: int | None) -> Embedd
 
 def _sign_of(error: Exception) -> Sign:
     """What the failure of an embedder says of the service behind it."""
-    if isinstance(error, EmbedderUnavailableError) and not isinstance(error, EmbedderNotSetUpError):
-        return Sign.FAILED
-    # Texts are refused on this side, too: it says nothing of the service.
-    return Sign.NOTHING
+    if isinstance(error, EmbedderNotSetUpError) or isinstance(error.__cause__, TimeoutError):
+        return Sign.NOTHING  # or there was too much to do for the time there was
+    # Texts are refused on this side, too.
+    return Sign.FAILED if isinstance(error, EmbedderUnavailableError) else Sign.NOTHING
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request
 from fastapi.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from vecmeter import __version__
+from vecmeter import __version__, deadline
 from vecmeter.errors import UnavailableError
 from vecmeter.http.dependencies import render
 from vecmeter.http.fields import Answer
@@ -15,6 +15,8 @@ from vecmeter.runtime import Runtime
 from vecmeter.vectors.maintenance import MINIMUM_PGVECTOR, is_supported
 
 health = APIRouter(tags=["health"])
+
+_ANSWER_SECONDS = 1.0
 
 
 class Health(Answer):
@@ -53,12 +55,15 @@ async def ready(request: Request) -> Response:
 def _check(runtime: Runtime) -> tuple[dict[str, str], list[str]]:
     checks: dict[str, str] = {}
     failed: list[str] = []
+    # Time to connect and to ask, not a request's: checks come every few seconds, and would gather where one hangs.
+    seconds = runtime.settings.database_connect_timeout_seconds + _ANSWER_SECONDS + deadline.ACCOUNTING_SECONDS
     try:
         # Past the circuit: what is asked here is the service. That it answers closes the circuit; were the check
         # refused, an instance that gets no requests because it is not ready would never see that it is again.
-        pgvector = runtime.database.look(
-            lambda c: c.execute("SELECT extversion FROM pg_extension WHERE extname = 'vector'").fetchone()
-        )
+        with deadline.within(seconds):
+            pgvector = runtime.database.look(
+                lambda c: c.execute("SELECT extversion FROM pg_extension WHERE extname = 'vector'").fetchone()
+            )
         version = pgvector[0] if pgvector else None
         checks["postgresql"] = "ok"
         checks["pgvector"] = version or "missing: run the migrations"

@@ -16,7 +16,8 @@ from starlette.convertors import Convertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from vecmeter.errors import AuthenticationError, Violation
+from vecmeter import deadline
+from vecmeter.errors import AuthenticationError, StatementTimeoutError, Violation
 from vecmeter.http.checks import invalid, raise_if_any
 from vecmeter.http.lanes import lanes
 from vecmeter.ledger.keys import parse_secret
@@ -97,10 +98,14 @@ class UnversionedRouter(APIRouter):
 
 
 def _in_place(endpoint: Callable[P, Response]) -> Callable[P, Coroutine[Any, Any, Response]]:
-    """As a coroutine, or FastAPI would run it in a thread of its own."""
+    """As a coroutine, or FastAPI would run it in a thread of its own. Begun only with time for its work: what came too
+    late, or waited too long for a thread, would find out nothing about the ledger and the database but that.
+    """
 
     @wraps(endpoint)
     async def run(*arguments: P.args, **named: P.kwargs) -> Response:
+        if not deadline.for_work():
+            raise StatementTimeoutError("The time of this request was up before its work began.", retry_after=1)
         return endpoint(*arguments, **named)
 
     return run

@@ -126,6 +126,20 @@ class Alerts:
                 if repeat_hourly and (crossed := crossings(state, threshold_pct)):
                     self._repeat(key, state, crossed[-1])
 
+    def missing(
+        self, states: Iterable[LimitState], *, threshold_pct: int, repeat_hourly: bool, exact: Exact | None = None
+    ) -> Iterator[str]:
+        """What ``observe`` would make alerts of, as the table has it. Raises LedgerUnavailableError."""
+        crossed = [state for state in states if crossings(state, threshold_pct)]
+        for state in exact() if exact is not None and crossed else crossed:
+            found = crossings(state, threshold_pct)
+            for crossing in found:
+                first = self._table.get(*_address(alert_id_of(crossing, 0)))
+                hours = 0 if first is None else (self._clock() - alert_from_item(first).created_at) // REPEAT_AFTER
+                repeats = repeat_hourly and hours > 0 and crossing is found[-1]
+                if first is None or (repeats and self._table.get(*_address(alert_id_of(crossing, hours))) is None):
+                    yield f"{state.scope} {state.scope_id}: {crossing.threshold_pct} % of {state.name}, {state.limit}"
+
     def observe_refusal(self, key: ApiKey, project_id: str | None, violated: Iterable[ViolatedPolicy]) -> None:
         """The same for a request that limits refused: what is left of them may never be used.
 
@@ -181,8 +195,7 @@ class Alerts:
             UnavailableError: the bus takes no events; they stay pending.
         """
         published = failed = 0
-        written_before = sort_moment(self._clock() - GRACE)
-        pending = self._table.query(_PENDING, between=("0", written_before))
+        pending = self._pending()
         while batch := list(itertools.islice(pending, MOST_AT_ONCE)):
             untold = [item for item in batch if "sent" not in item]
             taken = self._put(list(map(alert_from_item, untold))) if self._bus and untold else []
@@ -194,6 +207,13 @@ class Alerts:
         if failed:
             raise UnavailableError(f"EventBridge did not take {failed} alerts; they stay pending.")
         return {"published": published}
+
+    def count_pending(self) -> int:
+        """How many ``publish_pending`` would tell the bus."""
+        return sum(1 for item in self._pending() if "sent" not in item)
+
+    def _pending(self) -> Iterator[Item]:
+        return iter(self._table.query(_PENDING, between=("0", sort_moment(self._clock() - GRACE))))
 
     def close(self) -> None:
         if self._bus is not None:
@@ -246,7 +266,7 @@ class Alerts:
         position = alert_position(alert)
         items: list[Item] = [
             # first: whether it is there tells whether there is an alert
-            {"pk": f"ALERT#{alert.alert_id}", "sk": "A", **content},
+            dict(zip(("pk", "sk"), _address(alert.alert_id), strict=True)) | content,
             {"pk": _list_of(alert.user_id), "sk": position, **content},
             {"pk": _month(alert.created_at), "sk": position, **content},
         ]
@@ -342,6 +362,10 @@ def _event(alert: Alert) -> Event:
 
 def _text(value: Any) -> Any:
     return value.isoformat().replace("+00:00", "Z") if isinstance(value, datetime) else value
+
+
+def _address(alert_id: str) -> tuple[str, str]:
+    return f"ALERT#{alert_id}", "A"
 
 
 def _list_of(user_id: str) -> str:

@@ -7,14 +7,14 @@ its parents: each key once, each parent once, however many keys share it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timedelta
 from functools import partial
+from typing import Any
 
 from vecmeter.errors import ApiKeyNotFoundError
 from vecmeter.ledger.accounts import Account
 from vecmeter.ledger.activity import Activity
-from vecmeter.ledger.alert_model import Exact
 from vecmeter.ledger.alerts import Alerts
 from vecmeter.ledger.allotments import Parent, parents_of
 from vecmeter.ledger.keys import Keys
@@ -48,6 +48,19 @@ class CrossingSearch:
 
     def run(self) -> dict[str, int]:
         """Returns how many ``keys`` and ``parents`` were looked at. Raises LedgerUnavailableError."""
+        return self._look(self._alerts.observe)
+
+    def unalerted(self) -> list[str]:
+        """The crossings that ``run`` would make alerts of. Raises LedgerUnavailableError."""
+        found: dict[str, None] = {}
+
+        def note(_: ApiKey, states: Iterable[LimitState], **how: Any) -> None:
+            found.update(dict.fromkeys(self._alerts.missing(states, **how)))
+
+        self._look(note)
+        return list(found)
+
+    def _look(self, observe: Callable[..., None]) -> dict[str, int]:
         if not self._settings.usage_tracking_enabled:
             return {"keys": 0, "parents": 0}
         parents: dict[tuple[Scope, str], tuple[ApiKey, Parent]] = {}
@@ -59,12 +72,14 @@ class CrossingSearch:
                 continue
             limits = key_limits(key.policy, key.defaults, self._settings)
             for moment in self._moments():
-                self._observe(key, limits, Account(Scope.KEY, api_key_id, limits, item, moment).states())
+                states = Account(Scope.KEY, api_key_id, limits, item, moment).states()
+                observe(key, states, **_how(limits))
             parents |= {(parent.scope, parent.scope_id): (key, parent) for parent in parents_of(key)}
         for key, parent in parents.values():
             for moment in self._moments():
                 handed_out = self._parents.account(parent, moment).states()
-                self._observe(key, parent.limits, handed_out, partial(self._parents.used, parent, moment))
+                exact = partial(self._parents.used, parent, moment)
+                observe(key, handed_out, **_how(parent.limits), exact=exact)
         return {"keys": len(looked_at), "parents": len(parents)}
 
     def _moments(self) -> Iterator[datetime]:
@@ -74,12 +89,7 @@ class CrossingSearch:
             yield now - LOOK_BACK
         yield now
 
-    def _observe(self, key: ApiKey, limits: Limits, states: Iterable[LimitState], exact: Exact | None = None) -> None:
-        policy = policy_of(limits)
-        self._alerts.observe(
-            key,
-            states,
-            threshold_pct=policy["alert_threshold_pct"],
-            repeat_hourly=policy["alert_repeat_hourly"],
-            exact=exact,
-        )
+
+def _how(limits: Limits) -> dict[str, Any]:
+    policy = policy_of(limits)
+    return {"threshold_pct": policy["alert_threshold_pct"], "repeat_hourly": policy["alert_repeat_hourly"]}

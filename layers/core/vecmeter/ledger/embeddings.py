@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
 
+from vecmeter.ledger.encoding import Item
 from vecmeter.ledger.model import Clock
 from vecmeter.ledger.table import Table
 
@@ -43,9 +44,15 @@ class EmbeddingStore:
         for partition in _PARTITIONS:
             if time.monotonic() >= ends_at:
                 return deleted, False
-            items = self._table.query(f"E#{partition}", between=("0", "g"))
-            deleted += self._table.delete_many((item["pk"], item["sk"]) for item in items)
+            deleted += self._table.delete_many((item["pk"], item["sk"]) for item in self._all(partition))
         return deleted, True
+
+    def count(self) -> int:
+        """How many there are for ``clear``."""
+        return sum(1 for partition in _PARTITIONS for _ in self._all(partition))
+
+    def _all(self, partition: str) -> Iterator[Item]:
+        return self._table.query(f"E#{partition}", between=("0", "g"))
 
 
 def _key(hash: bytes) -> tuple[str, str]:

@@ -6,19 +6,41 @@
 
 from __future__ import annotations
 
+import io
 import select
 import socket
+import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import ssl
 
+    from _typeshed import WriteableBuffer
+
 _LONGEST_LINE = 65_536
 
 
 class BrokenAnswerError(OSError):
     """What came is no answer, or not all of one."""
+
+
+class _Incoming(io.RawIOBase):
+    """What a socket brings until ``ends_at``, by ``time.monotonic``, however many reads that takes."""
+
+    def __init__(self, incoming: socket.socket) -> None:
+        self._socket = incoming
+        self.ends_at = 0.0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        left = self.ends_at - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("the answer takes too long")
+        self._socket.settimeout(left)
+        return self._socket.recv_into(buffer)
 
 
 class Connection:
@@ -36,12 +58,16 @@ class Connection:
         except BaseException:
             self._socket.close()
             raise
-        self._reader = self._socket.makefile("rb")
+        self._incoming = _Incoming(self._socket)
+        self._reader = io.BufferedReader(self._incoming)
         self.reusable = False
 
     def post(self, headers: Mapping[str, str], body: bytes, *, read_seconds: float) -> tuple[int, bytes]:
-        """Status and content of the answer. ``headers``: all of them but the body's length."""
+        """Status and content of the answer, which is here after ``read_seconds`` or given up. ``headers``: all of them
+        but the body's length.
+        """
         self.reusable = False
+        self._incoming.ends_at = time.monotonic() + read_seconds
         self._socket.settimeout(read_seconds)
         lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
         head = f"POST / HTTP/1.1\r\n{lines}content-length: {len(body)}\r\n\r\n"

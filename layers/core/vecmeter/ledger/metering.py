@@ -152,6 +152,10 @@ class Ledger:
         key, marks = self._admissions.dead(api_key_id)
         return self._bury(key, marks)
 
+    def count_dead(self, api_key_id: str) -> int:
+        """How many there are for ``bury`` to account for."""
+        return len(self._admissions.dead(api_key_id)[1])
+
     def _bury(self, key: ApiKey, marks: Sequence[HoldMark]) -> int:
         """Until the ledger fails: what is left is found again."""
         done = itertools.takewhile(lambda mark: self._account_dead(key, mark), marks)

@@ -170,14 +170,19 @@ class Policies:
 
     def finish_pending(self, before: datetime) -> int:
         """Bring changes that were cut off to their end; returns how many began before a moment and were left."""
-        pending = [item for item in self._table.query(_PENDING, between=(" ", "~")) if item["since"] < epoch_ms(before)]
-        for item in pending:
-            scope, _, scope_id = item["sk"].partition("#")
+        pending = self.pending(before)
+        for scope, scope_id in pending:
             try:
-                self.propagate(Scope(scope), scope_id)
+                self.propagate(scope, scope_id)
             except VecmeterError:
                 _logger.exception("change of a policy not finished", extra={"scope": scope, "scope_id": scope_id})
         return len(pending)
+
+    def pending(self, before: datetime) -> list[tuple[Scope, str]]:
+        """The scopes whose change began before a moment and has not come to its end."""
+        items = self._table.query(_PENDING, between=(" ", "~"))
+        names = (item["sk"].split("#", 1) for item in items if item["since"] < epoch_ms(before))
+        return [(Scope(scope), scope_id) for scope, scope_id in names]
 
     def create_key(self, **fields: Any) -> CreatedKey:
         """Create a key (see ``Keys.create``) that has what it inherits before anyone has its secret."""

@@ -102,17 +102,21 @@ class Rollups:
             if user_id in (None, owner):
                 yield DayRollup(owner, api_key_id, unpack(item["b"]))
 
-    def roll_up(self) -> Counter[str]:
-        """Roll up what is settled by now; returns how many marks went through each ``Step``. Only active keys cost."""
+    def roll_up(self, *, dry_run: bool = False) -> Counter[str]:
+        """Roll up what is settled by now; returns how many marks went through each ``Step``. Only active keys cost.
+
+        Args:
+            dry_run: say which step each mark would go, and write nothing.
+        """
         steps = Counter({step.value: 0 for step in Step})
         for mark in self._activity.marks():
             try:
-                steps[self._advance(mark)] += 1
+                steps[self._advance(mark, dry_run=dry_run)] += 1
             except ConditionFailed:
                 steps[Step.OVERTAKEN] += 1
         return steps
 
-    def _advance(self, mark: Mark) -> Step:
+    def _advance(self, mark: Mark, *, dry_run: bool) -> Step:
         now = self._clock()
         end = mark.hour + HOUR
         until = min(end, now - SETTLED_AFTER)
@@ -122,7 +126,7 @@ class Rollups:
         believed = before is not None and before.token == mark.token
         if before is not None and not believed and mark.hour + self._retention - HOUR < now:
             _logger.error("usage record came too late for its roll-up", extra={"mark": mark.hour.isoformat()})
-            return Step.TOO_LATE if self._activity.remove(mark) else Step.OVERTAKEN
+            return Step.TOO_LATE if dry_run or self._activity.remove(mark) else Step.OVERTAKEN
         start = before.cursor if before is not None and believed else mark.hour
         records = list(self._usage.read_onwards(mark.api_key_id, start, until))
         if until < end and len(records) < WORTH_IT:
@@ -130,18 +134,22 @@ class Rollups:
         usage = grouped(records)
         if before is not None and believed:
             usage = combined(before.usage, usage)
-        if not self._write_hour(mark, usage, until, before):
-            return Step.TOO_LARGE
-        if until < end:
-            return Step.ADVANCED
-        self._write_day(mark)
-        return Step.CLOSED if self._activity.remove(mark) else Step.OVERTAKEN
-
-    def _write_hour(self, mark: Mark, usage: Usage, cursor: datetime, before: HourRollup | None) -> bool:
         content = pack(usage)
         if len(content) > MOST_BYTES:
             _logger.error("usage of an hour is too large to be rolled up", extra={"api_key_id": mark.api_key_id})
-            return False
+            return Step.TOO_LARGE
+        if dry_run:
+            return Step.ADVANCED if until < end else Step.CLOSED
+        self._write_hour(mark, usage, content, until, before)
+        return Step.ADVANCED if until < end else self._close(mark)
+
+    def _close(self, mark: Mark) -> Step:
+        self._write_day(mark)
+        return Step.CLOSED if self._activity.remove(mark) else Step.OVERTAKEN
+
+    def _write_hour(
+        self, mark: Mark, usage: Usage, content: bytes, cursor: datetime, before: HourRollup | None
+    ) -> None:
         key = KeyName(mark.user_id, mark.api_key_id)
         running = self.running.get(key)
         counted = before.usage if before is not None and before.running else {}
@@ -155,7 +163,6 @@ class Rollups:
         }
         hour = transactions.update(*address, **_change(attributes, before.version if before else 0))
         self._table.transact(hour, self.running.addition(key, running, difference(usage, counted)))
-        return True
 
     def _write_day(self, mark: Mark) -> None:
         """Sum up the day of an hour anew. The version is read before the hours are: else older sums could win."""

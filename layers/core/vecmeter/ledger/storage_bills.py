@@ -7,7 +7,7 @@ none that anybody has: storage belongs to a project, whoever wrote it.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 
 from vecmeter.errors import ProjectNotFoundError
@@ -35,17 +35,21 @@ class StorageBills:
 
     def bill(self, bytes_by_project: Mapping[str, int]) -> int:
         """Make sure that each project's present hour is billed; returns of how many. Raises LedgerUnavailableError."""
+        return len([self._usage.keep(record) for record in self._records(bytes_by_project)])
+
+    def unbilled(self, bytes_by_project: Mapping[str, int]) -> list[UsageRecord]:
+        """What ``bill`` would add. Raises LedgerUnavailableError."""
+        return [record for record in self._records(bytes_by_project) if not self._usage.has(record)]
+
+    def _records(self, bytes_by_project: Mapping[str, int]) -> Iterator[UsageRecord]:
         prices, hour = self._prices.current(), hour_of(self._clock())
-        billed = 0
         for project_id, stored in bytes_by_project.items():
             try:
                 user_id = self._projects.get(project_id).user_id
             except ProjectNotFoundError:
                 continue  # being deleted
             if stored and prices.storage_gb_hour:
-                self._usage.keep(_record(project_id, user_id, stored, hour, prices))
-                billed += 1
-        return billed
+                yield _record(project_id, user_id, stored, hour, prices)
 
 
 def storage_key(project_id: str) -> str:

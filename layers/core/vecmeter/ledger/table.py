@@ -316,6 +316,8 @@ class Table:
         raise LedgerUnavailableError("The ledger does not keep up; try again shortly.")
 
     def _call(self, call: Callable[[], T], *, attempts: int) -> tuple[T, int]:
+        if not deadline.at_most(CALL_SECONDS):
+            raise LedgerUnavailableError("The time of this request was up before the ledger was asked.")
         with unless_away(self._circuit, tries=attempts), deadline.within(CALL_SECONDS):
             return self._tried(call, attempts)
 

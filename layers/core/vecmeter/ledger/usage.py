@@ -96,6 +96,10 @@ class UsageLog:
         self._table.put(self._to_item(late))
         return late
 
+    def has(self, record: UsageRecord) -> bool:
+        """Whether the request has a record."""
+        return self._table.get(_partition(record.api_key_id), record_position(record)) is not None
+
     def insertion(self, record: UsageRecord) -> Write:
         """The same as a part of a transaction, on condition that there is no record."""
         return insert(self._to_item(record))

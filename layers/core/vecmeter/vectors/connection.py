@@ -44,7 +44,8 @@ _UNDONE = (pg.ReadOnlySqlTransaction, pg.QueryCanceled)
 _TOO_COMPLEX = (pg.ProgramLimitExceeded, pg.StatementTooComplex, pg.TooManyColumns, pg.TooManyArguments)
 _RECONNECT_PAUSE_SECONDS = 0.05
 _REPLACE_SECONDS = 1.0
-# With less than this left a connection is not begun: psycopg gives one 2 seconds at least.
+# With less than this left a connection is not begun, nor one that a pool has not got in time held against the database:
+# psycopg gives one 2 seconds at least.
 _LEAST_CONNECT_SECONDS = 1.0
 # A peer that vanished without a word is noticed in about 15 seconds instead of TCP's quarter of an hour.
 KEEPALIVE = {"keepalives_idle": 5, "keepalives_interval": 3, "keepalives_count": 3, "tcp_user_timeout": 15_000}
@@ -277,13 +278,16 @@ class Database:
 
     def _from_pool(self, pool: ConnectionPool[TimedConnection]) -> TimedConnection:
         # The pool's own check pauses for seconds after each connection that fails it; after a restart all of them do.
-        give_up_at = time.monotonic() + deadline.for_work(self._timeout)
+        seconds = deadline.for_work(self._timeout)
+        give_up_at = time.monotonic() + seconds
         while True:
             try:
                 connection = pool.getconn(timeout=give_up_at - time.monotonic())
             except psycopg.Error as error:
                 if self._lent >= self._size:
                     raise _busy() from error
+                if seconds < _LEAST_CONNECT_SECONDS:
+                    raise _no_time() from None
                 self._renew_dsn()  # the pool's next attempt to connect asks for it
                 raise _unavailable() from error
             if not connection.ended_by_server():

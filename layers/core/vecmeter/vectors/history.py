@@ -53,6 +53,7 @@ _FINISH: LiteralString = """
 """
 _WITHDRAW: LiteralString = "DELETE FROM vecmeter.maintenance_runs WHERE run_id = %s"
 _FORGET: LiteralString = "DELETE FROM vecmeter.maintenance_runs WHERE started_at < %s"
+_COUNT_OLD: LiteralString = "SELECT count(*) FROM vecmeter.maintenance_runs WHERE started_at < %s"
 # A run is about a collection if it was asked for it, or did something for it.
 _PAGE: LiteralString = """
     SELECT run_id, task, status, message, error, figures, started_at, project_id, collection,
@@ -182,6 +183,13 @@ class History:
         with self._turns.connect() as connection:
             cursor = connection.cursor(row_factory=class_row(Run))
             return cursor.execute(_PAGE, parameters | {"figures": Jsonb({"collections": [wanted]})}).fetchall()
+
+    def count_old(self, now: datetime) -> int:
+        """How many runs are past use."""
+        with self._turns.connect() as connection:
+            row = connection.execute(_COUNT_OLD, [now - RUNS_KEPT]).fetchone()
+        assert row is not None, "an aggregate always answers"
+        return int(row[0])
 
     def forget(self, now: datetime) -> int:
         """Delete runs that are past use; returns how many."""

@@ -36,6 +36,11 @@ _OF_WRITES = ("receipts", "stock", "stock_changes", "idempotency_keys")
 # What nobody will ask for again; a receipt's number begins with its time.
 _FORGET_RECEIPTS: LiteralString = "DELETE FROM vecmeter.receipts WHERE receipt_id < %s"
 _FORGET_ANSWERS: LiteralString = "DELETE FROM vecmeter.idempotency_keys WHERE kept_until < %s"
+_FORGETTABLE: LiteralString = """
+    SELECT (SELECT count(*) FROM vecmeter.receipts WHERE receipt_id < %(oldest)s) AS old_receipts,
+           (SELECT count(*) FROM vecmeter.idempotency_keys WHERE kept_until < %(now)s) AS old_answers,
+           (SELECT count(*) FROM vecmeter.stock_changes) AS changes_to_fold
+"""
 _INDEX_STATS: LiteralString = """
     SELECT s.indexrelname AS index_name, s.relname AS table_name, pg_relation_size(s.indexrelid) AS bytes,
            pg_size_pretty(pg_relation_size(s.indexrelid)) AS size, s.idx_scan AS scans, i.indisvalid AS valid,
@@ -167,13 +172,20 @@ class Maintenance:
         """Delete receipts and kept answers that are past use, and fold changes of the stock; returns how many of each,
         and of how many projects.
         """
-        oldest = int((now - RECEIPTS_KEPT).timestamp() * 1e9).to_bytes(8, "big")
         with self._turns.connect() as connection:
-            receipts = connection.execute(_FORGET_RECEIPTS, [uuid.UUID(bytes=oldest + bytes(8))]).rowcount
+            receipts = connection.execute(_FORGET_RECEIPTS, [_oldest_receipt(now)]).rowcount
             answers = connection.execute(_FORGET_ANSWERS, [now]).rowcount
             projects = stock.fold(connection)
             vacuum_tables(connection, _OF_WRITES, self._to_vacuum, orders)
         return {"receipts_deleted": receipts, "answers_deleted": answers, "projects_folded": projects}
+
+    def forgettable(self, now: datetime) -> dict[str, int]:
+        """What there is for ``forget``."""
+        with self._turns.connect() as connection:
+            parameters = {"oldest": _oldest_receipt(now), "now": now}
+            row = connection.cursor(row_factory=dict_row).execute(_FORGETTABLE, parameters).fetchone()
+        assert row is not None, "aggregates always answer"
+        return row
 
     def purge_expired(self, collections: Iterable[Collection], orders: Orders = DEFAULT_ORDERS) -> dict[str, Any]:
         """Delete what has expired; says of how many vectors that was so."""
@@ -202,6 +214,11 @@ class Maintenance:
                 yield collection, self._collections.size(collection)
             except pg.UndefinedTable:
                 continue  # dropped meanwhile
+
+
+def _oldest_receipt(now: datetime) -> uuid.UUID:
+    """The least number of a receipt that is of use."""
+    return uuid.UUID(bytes=int((now - RECEIPTS_KEPT).timestamp() * 1e9).to_bytes(8, "big") + bytes(8))
 
 
 def is_supported(pgvector: str | None) -> bool:

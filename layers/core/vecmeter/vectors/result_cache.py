@@ -110,6 +110,10 @@ class ResultCache:
             taken, self._entries.evictions = self._entries.evictions, 0
         return taken
 
+    def remembers(self, keys: Sequence[bytes]) -> bool:
+        """Whether there is an answer to any of these searches that ``find`` would ask about."""
+        return any(self._entry(key) is not None for key in keys)
+
     def find(self, collection: Collection, keys: Sequence[bytes]) -> list[SearchResult | None]:
         """Of each search (``key_of``) the answer that it would find again, where one is remembered.
 

@@ -36,6 +36,7 @@ _CREATE_HISTORY = """
         applied_at timestamptz NOT NULL DEFAULT now()
     )
 """
+_HAS_HISTORY = "SELECT to_regclass('vecmeter.migrations') IS NOT NULL"
 _LIST_APPLIED = "SELECT name FROM vecmeter.migrations"
 _RECORD = "INSERT INTO vecmeter.migrations (name) VALUES (%s)"
 
@@ -58,8 +59,7 @@ def apply(dsn: str, folder: Traversable, ends_at: float = math.inf) -> list[str]
     with psycopg.connect(dsn, autocommit=True) as connection:
         _lock(connection, ends_at)
         connection.execute(_CREATE_HISTORY)
-        applied = {row[0] for row in connection.execute(_LIST_APPLIED)}
-        pending = [name for name in _names(folder) if name not in applied]
+        pending = _pending(connection, folder)
         for name in pending:
             # The files lie in this package: their text is as literal as a constant.
             text = folder.joinpath(name).read_text()
@@ -73,6 +73,19 @@ def apply(dsn: str, folder: Traversable, ends_at: float = math.inf) -> list[str]
 def migration_names() -> list[str]:
     """The migrations this package carries, in order."""
     return _names(files(__package__))
+
+
+def pending_migrations(dsn: str) -> list[str]:
+    """What ``migrate`` would apply."""
+    folder = files(__package__)
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        has_history = connection.execute(_HAS_HISTORY).fetchone() == (True,)
+        return _pending(connection, folder) if has_history else _names(folder)
+
+
+def _pending(connection: Connection, folder: Traversable) -> list[str]:
+    applied = {row[0] for row in connection.execute(_LIST_APPLIED)}
+    return [name for name in _names(folder) if name not in applied]
 
 
 def _lock(connection: Connection, ends_at: float) -> None:
