@@ -162,11 +162,11 @@ def test_of_two_hours_of_a_key_that_are_rolled_up_at_once_neither_is_lost(
 
     def the_other() -> None:
         faults.recover()
-        other_books.rollups._advance(second)
+        other_books.rollups._advance(second, dry_run=False)
 
     faults.between(call, the_other)
     with suppress(ConditionFailed):  # it was overtaken; the next run does it
-        books.rollups._advance(first)
+        books.rollups._advance(first, dry_run=False)
     faults.recover()
     assert total(books).requests == 3
     books.settle()
