@@ -40,6 +40,8 @@ class LeanDynamoDb:
         while (line := reader.readline()) != b"\r\n":
             if line[:15].lower() == b"content-length:":
                 length = int(line[15:])
+            elif line[:17].lower() == b"connection: close":  # the emulator does so after a thousand requests
+                del self._local.connection
         content = reader.read(length)
         if status != b"200":
             raise RuntimeError(content)

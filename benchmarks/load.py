@@ -235,7 +235,9 @@ def show(report: Report, load: Load) -> None:
     print(f"health   n {len(report.health):6}  {quantiles(report.health)} ms")
     warm = report.memory[int(len(report.memory) * _WARM)]
     print(f"memory of the workers: {warm} MB warm, {report.memory[-1]} MB at the end, {max(report.memory)} MB at most")
-    refused = [key for key in report.keys if key.limit is not None and report.answers[key.api_key_id]["429"]]
+    refused = [
+        key for key in report.keys if key.limit is not None and report.answers[key.api_key_id]["429 limit_exceeded"]
+    ]
     exact = sum(report.answers[key.api_key_id]["200"] == key.limit for key in refused)
     print(f"{exact} of {len(refused)} keys that were refused had been let through exactly as often as their limit says")
     print("clients, counters and records agree" if not mismatches(report) else "\n".join(mismatches(report)))

@@ -44,6 +44,7 @@ def stack(*, roomy: bool = False) -> Iterator[str]:
                 DATABASE_URL=dsn,
                 TABLE_NAME=TABLE,
                 INDEX_BUILD_MEMORY_MB="2048" if roomy else "512",
+                RESULT_CACHE_MB="0",  # what is measured are searches; benchmarks/cache.py is about what is remembered
             )
             migrate(dsn)
             create_table(create_client(), TABLE)
