@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import tempfile
 import threading
 import time
 from collections import Counter
@@ -25,17 +24,6 @@ from vecmeter_local.postgres import PostgresServer
 CLIENTS = 4
 BATCH = 20
 SEARCH = {"vector": [1, 2, 3]}
-
-
-@pytest.fixture(scope="module")
-def own_server() -> Iterator[PostgresServer]:
-    """A server for this module to kill. It is durable: what it acknowledged, it keeps."""
-    with tempfile.TemporaryDirectory(prefix="vecmeter-own-") as name:
-        Path(name).chmod(0o711)
-        server = PostgresServer(Path(name))
-        server.start()
-        yield server
-        server.stop()
 
 
 @pytest.fixture

@@ -5,11 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -25,17 +23,6 @@ from vecmeter_local.postgres import PostgresServer
 Open = Callable[..., Store]
 SIZES = pytest.mark.parametrize("size", [1, 6])
 QUERY = Query(numbers=numbers(1.0, 2.0, 3.0))
-
-
-@pytest.fixture(scope="module")
-def own_server() -> Iterator[PostgresServer]:
-    """A server for the tests of this module to stop and kill. It is durable: what it acknowledged, it keeps."""
-    with tempfile.TemporaryDirectory(prefix="vecmeter-own-") as name:
-        Path(name).chmod(0o711)
-        server = PostgresServer(Path(name))
-        server.start()
-        yield server
-        server.stop()
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import asyncio
 import json
 import logging
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import psycopg
@@ -20,21 +19,13 @@ from vecmeter.telemetry import EmfMetrics
 
 SECRET_DOCUMENT = "patient 4711 has a cold"
 
+pytestmark = pytest.mark.usefixtures("logging_as_it_was")
+
 Lines = pytest.CaptureFixture[str]
 
 
 def emf_metrics(**options: Any) -> EmfMetrics:
     return EmfMetrics(namespace="Vecmeter", service="search", **options)
-
-
-@pytest.fixture(autouse=True)
-def _logging_as_it_was() -> Iterator[None]:
-    root, ours = logging.getLogger(), logging.getLogger("vecmeter")
-    handlers, levels = list(root.handlers), (root.level, ours.level)
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(levels[0])
-    ours.setLevel(levels[1])
 
 
 def test_the_request_id_follows_tasks_and_worker_threads(capsys: Lines) -> None:

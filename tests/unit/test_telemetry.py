@@ -8,7 +8,6 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,8 @@ from vecmeter.telemetry import EmfMetrics, Metric
 
 DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
 
+pytestmark = pytest.mark.usefixtures("logging_as_it_was")
+
 Lines = pytest.CaptureFixture[str]
 
 
@@ -31,16 +32,6 @@ def emf_metrics(**options: Any) -> EmfMetrics:
 @pytest.fixture(autouse=True)
 def _warm(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cold_start, "is_cold_start", False)
-
-
-@pytest.fixture(autouse=True)
-def _logging_as_it_was() -> Iterator[None]:
-    root, ours = logging.getLogger(), logging.getLogger("vecmeter")
-    handlers, levels = list(root.handlers), (root.level, ours.level)
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(levels[0])
-    ours.setLevel(levels[1])
 
 
 def test_a_request_writes_one_emf_line(capsys: Lines) -> None:
