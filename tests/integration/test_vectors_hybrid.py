@@ -27,6 +27,7 @@ from tests.fixtures.vectors import (
     write_all,
 )
 from vecmeter.vectors import text_search
+from vecmeter.vectors.hybrid_search import TEXT_WEIGHT
 from vecmeter.vectors.model import Fusion, Metric, Mode, Plan, Query, Vector
 from vecmeter.vectors.tables import table_names
 from vecmeter_local.postgres import PostgresServer
@@ -173,6 +174,17 @@ def test_without_words_that_count_it_is_the_search_by_vector(store: Store) -> No
 
     for text in ("", "the of", "unheard"):
         assert store.ids(collection, Query(mode=Mode.HYBRID, text=text, numbers=numbers(0.1, 1.0))) == ["b", "a"]
+
+
+def test_what_is_alone_in_the_pool_scores_as_the_best(store: Store) -> None:
+    collection = create_texts(store, "english", dimension=2)
+    store.records.upsert(collection, [vector("a", 1.0, 0.0, document="drum")])
+
+    def score(text: str) -> float:
+        return scores(store, collection, Query(mode=Mode.HYBRID, text=text, numbers=numbers(0.1, 1.0)))["a"]
+
+    assert score("drums") == pytest.approx(1.0)
+    assert score("unheard") == pytest.approx(1 - TEXT_WEIGHT)
 
 
 def test_neither_another_namespace_nor_what_has_expired_is_found(store: Store) -> None:

@@ -3,7 +3,8 @@
 The best of both lists are one pool, and each document of the pool gets both its distance and its score by words,
 whichever list it came from.
 
-* ``weighted``: both are scaled to 0..1 over the pool (its least and its greatest) and summed by their weights.
+* ``weighted``: both are scaled to 0..1 over the pool (its least and its greatest; all alike: 1, or 0 where none has the
+  words) and summed by their weights.
 * ``rrf``: by its place in each list, a document gets weight / (60 + place) (Cormack, Clarke and Buettcher, Reciprocal
   Rank Fusion, 2009); nothing for a list it is not in.
 """
@@ -51,8 +52,8 @@ _RRF: LiteralString = """
 """
 _WEIGHTED: LiteralString = """
     SELECT record_id, distance,
-           [text_weight] * coalesce((words - least_words) / nullif(most_words - least_words, 0), 0)
-           + (1 - [text_weight]) * coalesce((near - least_near) / nullif(most_near - least_near, 0), 0) AS score
+           [text_weight] * coalesce((words - least_words) / nullif(most_words - least_words, 0), sign(most_words))
+           + (1 - [text_weight]) * coalesce((near - least_near) / nullif(most_near - least_near, 0), 1) AS score
     FROM (
         SELECT record_id, distance, words, min(words) OVER () AS least_words, max(words) OVER () AS most_words,
                [near] AS near, min([near]) OVER () AS least_near, max([near]) OVER () AS most_near
