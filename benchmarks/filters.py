@@ -62,8 +62,15 @@ def cases(count: int) -> Iterator[tuple[str, dict[str, Any]]]:
     yield "equal, 0.1%", {"label": "label 4"}
     yield "list contains, 1.0%", {"tags": {"$contains": "tag 17"}}
     yield "list contains, 0.1%", {"tags": {"$contains": "rare 17"}}
-    for length in (10, 32, 33, 1000):
-        yield f"one of {length} texts", {"text": {"$in": [f"{count * n // length:07d}" for n in range(length)]}}
+    for length in (10, 32, 33, 1000, 10_000):
+        yield f"one of {length:,} texts", {"text": {"$in": [f"{count * n // length:07d}" for n in range(length)]}}
+    yield "has a text, texts, 0.1%", {"label": {"$has": "label 4"}}
+    yield "has a text, texts, 50.0%", {"label": {"$has": "half"}}
+    yield "has a text, lists, 1.0%", {"tags": {"$has": "tag 17"}}
+    yield "has a text, lists, 0.1%", {"tags": {"$has": "rare 17"}}
+    for length in (10, 33, 10_000):
+        yield f"has any of {length:,}, texts", {"text": {"$has": [f"{count * n // length:07d}" for n in range(length)]}}
+        yield f"has any of {length:,}, lists", {"tags": {"$has": [f"rare {n}" for n in range(length)]}}
     yield "not equal, 50.0%", {"label": {"$ne": "half"}}
 
 

@@ -11,14 +11,13 @@ from unittest.mock import MagicMock
 
 import pytest
 from fastapi import APIRouter, FastAPI
+from fastapi.routing import APIRoute, iter_route_contexts
 
-from admin_function.metrics_routes import exposition
-from admin_function.routes import router as admin_router
-from search_function.routes import router as search_router
+from tests.fixtures.api import ADMIN_ROUTERS, SEARCH_ROUTERS, UPSERT_ROUTERS
 from tests.fixtures.artifacts import FUNCTIONS, PROJECT
 from tests.fixtures.templates import Node, infra, parameters_of, references, walk
-from upsert_function.routes import router as upsert_router
 from vecmeter.http.health import health
+from vecmeter.http.route import UnversionedRouter
 from vecmeter.ledger.table import create_table
 from vecmeter.settings import Settings
 from vecmeter.tasks import SCHEDULE
@@ -162,18 +161,24 @@ def function_of(method: str, path: str) -> str | None:
 
 def code_routes() -> list[tuple[str, str, str]]:
     """Function, method and path of each operation."""
-    routers = [("search", search_router), ("upsert", upsert_router), ("admin", admin_router)]
-    found = [("search", *operation) for operation in operations(health, prefix="")]
-    found += [("admin", *operation) for operation in operations(exposition, prefix="")]
-    for name, router in routers:
-        found += [(name, *operation) for operation in operations(router, prefix="/v1")]
-    return found
+    of_functions = {"search": (health, *SEARCH_ROUTERS), "upsert": UPSERT_ROUTERS, "admin": ADMIN_ROUTERS}
+    return [
+        (name, *operation)
+        for name, routers in of_functions.items()
+        for router in routers
+        for operation in operations(router)
+    ]
 
 
-def operations(router: APIRouter, *, prefix: str) -> list[tuple[str, str]]:
-    app = FastAPI()
-    app.include_router(router, prefix=prefix)
-    return [(method.upper(), path) for path, methods in app.openapi()["paths"].items() for method in methods]
+def operations(router: APIRouter) -> list[tuple[str, str]]:
+    app = FastAPI(openapi_url=None)
+    app.include_router(router, prefix="" if router is health or isinstance(router, UnversionedRouter) else "/v1")
+    return [
+        (method, str(route.path_format))
+        for route in iter_route_contexts(app.routes)
+        if isinstance(route.original_route, APIRoute)
+        for method in (route.methods or set()) - {"HEAD"}
+    ]
 
 
 @pytest.mark.parametrize(("function", "method", "path"), code_routes())

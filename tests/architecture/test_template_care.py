@@ -11,6 +11,8 @@ import pytest
 from tests.fixtures.artifacts import FUNCTIONS, PROJECT
 from tests.fixtures.templates import Node, infra, references
 from vecmeter.http.idempotency import REPLAYED
+from vecmeter.http.pinecone.errors import REQUEST_ID
+from vecmeter.http.pinecone.versions import HEADER
 
 HTTP_FUNCTIONS = ("Search", "Upsert", "Admin")
 STACKS = sorted(path.stem for path in (PROJECT / "infra").glob("*.yaml"))
@@ -130,8 +132,10 @@ def test_the_stage_is_throttled_and_browsers_get_every_header_they_may_need() ->
     assert (condition, otherwise) == ("AllowsOrigins", {"Ref": "AWS::NoValue"})
     assert cors["AllowOrigins"] == {"Ref": "CorsOrigins"}
     assert "AllowCredentials" not in cors, "keys are sent, no cookies"
-    assert {name.lower() for name in documented_headers()} | {"x-cache"} <= set(cors["ExposeHeaders"])
-    assert set(cors["AllowHeaders"]) == {"authorization", "api-key", "content-type", "idempotency-key"}
+    needed = {name.lower() for name in (*documented_headers(), "X-Cache", REQUEST_ID)}
+    assert needed <= set(cors["ExposeHeaders"])
+    asked = {"authorization", "api-key", "content-type", "idempotency-key"}
+    assert set(cors["AllowHeaders"]) == asked | {HEADER.lower()}
     assert set(cors["AllowMethods"]) == {"GET", "POST", "PUT", "PATCH", "DELETE"}
 
 

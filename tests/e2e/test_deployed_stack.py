@@ -108,6 +108,36 @@ def test_a_tenant_writes_searches_and_reads_what_it_wrote(operator: Operator) ->
     assert tenant.call("GET", "/docs").json()["count"] == 4
 
 
+def test_pinecones_clients_are_served_below_the_host_they_are_told(operator: Operator) -> None:
+    """Emulated, an API has a path of its own, which no request shows: what is told ends as it should."""
+    tenant = make_tenant(operator)
+
+    def call(method: str, path: str, body: Any = None) -> httpx.Response:
+        headers = {"Api-Key": tenant.key, "X-Pinecone-Api-Version": "2026-07"}
+        return operator.deployment.http.request(method, path, headers=headers, json=body)
+
+    fields = {"_values": {"type": "dense_vector", "dimension": 3, "metric": "cosine"}}
+    body = {"name": "docs", "schema": {"fields": fields}, "deletion_protection": "enabled"}
+    made = call("POST", "/indexes", body)
+    assert made.status_code == 201, made.text
+    assert call("POST", "/indexes", body).json()["error"]["code"] == "ALREADY_EXISTS"
+    _, _, index = call("GET", "/indexes/docs").json()["host"].removeprefix("http://").partition("/")
+    assert index == "indexes/docs"
+    assert [one["name"] for one in call("GET", "/indexes").json()["indexes"]] == ["docs"]
+
+    records = [{"id": "red", "values": [1, 0, 0], "metadata": {"warm": True}}, {"id": "blue", "values": [0, 0, 1]}]
+    assert call("POST", f"/{index}/vectors/upsert", {"vectors": records}).json()["upsertedCount"] == 2
+    found = call("POST", f"/{index}/query", {"vector": [1, 0, 0], "topK": 1, "includeMetadata": True})
+    assert [(one["id"], one["metadata"]) for one in found.json()["matches"]] == [("red", {"warm": True})], found.text
+    assert list(call("GET", f"/{index}/vectors/fetch?ids=blue").json()["vectors"]) == ["blue"]
+    assert call("POST", "/embed", {}).status_code == 501
+
+    assert call("DELETE", "/indexes/docs").status_code == 403
+    assert call("PATCH", "/indexes/docs", {"deletion_protection": "disabled"}).status_code == 200
+    assert call("DELETE", "/indexes/docs").status_code == 202
+    assert call("GET", "/indexes/docs").status_code == 404
+
+
 def test_exactly_the_quota_is_admitted_however_many_processes_ask(operator: Operator) -> None:
     tenant = make_tenant(operator, daily_requests=DAILY_REQUESTS)
     assert tenant.call("POST", "", {"name": "docs", "dimension": 2}).status_code == 201

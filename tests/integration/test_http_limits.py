@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from tests.fixtures.api import BY_NAME, ROUTES, Api, Route, Tenant, World, problem
+from tests.fixtures.api import BY_NAME, EVERY_ROUTE, ROUTES, Api, Route, Tenant, World, problem
 from vecmeter.ledger.model import Role
 
-LIMITED = [route for route in ROUTES if route.role in (Role.SEARCH, Role.WRITE)]
+LIMITED = [route for route in EVERY_ROUTE if route.role in (Role.SEARCH, Role.WRITE)]
 UNLIMITED = [route for route in ROUTES if route not in LIMITED]
 ITEM = re.compile(r'"([a-z_]+)";([a-z])=(\d{1,15});([a-z])=(\d{1,15})(;qu="[a-z-]+")?')
 

@@ -89,12 +89,15 @@ def test_the_id_of_a_deleted_project_is_its_users_alone(tenant: Tenant, admin: C
     problem(tenant.call("GET"), 401)
 
 
-def test_a_collection_made_while_its_project_is_deleted_is_taken_back(tenant: Tenant, admin: CreatedKey) -> None:
+@pytest.mark.parametrize("more", [{}, {"deletion_protection": True}])
+def test_a_collection_made_while_its_project_is_deleted_is_taken_back(
+    tenant: Tenant, admin: CreatedKey, more: dict[str, bool]
+) -> None:
     """The deletion looked before it came, so whoever made it looks afterwards: of the two, one sees the other."""
     revoke(tenant, admin, tenant.key)
 
     def look() -> list[str]:
-        answer = tenant.call("POST", key=admin, json={"name": "late", "dimension": 3})
+        answer = tenant.call("POST", key=admin, json={"name": "late", "dimension": 3, **more})
         problem(answer, 409, "project_being_deleted")
         return []
 

@@ -16,7 +16,7 @@ from vecmeter.http.route import parse_json
 
 text = st.text(st.characters(exclude_categories=()), max_size=8)
 FIELDS = ["id", "vector", "embedding", "document", "metadata", "namespace", "filter", "top_k", "mode", "expires_at"]
-OPERATORS = ["$and", "$or", "$not", "$eq", "$ne", "$gt", "$lte", "$in", "$nin", "$exists", "$contains"]
+OPERATORS = ["$and", "$or", "$not", "$eq", "$ne", "$gt", "$lte", "$in", "$nin", "$exists", "$contains", "$has"]
 names = st.sampled_from([*FIELDS, *OPERATORS, "k", ""])
 numbers = (
     st.integers()

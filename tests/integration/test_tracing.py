@@ -17,7 +17,7 @@ from google.protobuf import json_format
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span as SpanMessage
 
-from tests.fixtures.api import ROUTES, Api, Tenant, make_world, open_api, settings_for
+from tests.fixtures.api import EVERY_ROUTE, Api, Tenant, make_world, open_api, settings_for
 from tests.fixtures.collector import Collector, ReceivedSpan, collecting
 from vecmeter import tracing
 from vecmeter.logs import configure_logging
@@ -225,7 +225,7 @@ def test_every_route_is_a_span_of_its_template(database_url: str, table_name: st
     settings = settings_for(database_url, table_name, tracing_endpoint=collector.endpoint)
     with open_api(settings, runs_alone=True) as api:
         world = make_world(api)
-        for route in ROUTES:
+        for route in EVERY_ROUTE:
             collector.spans.clear()
             answer = world.call(route, world.key_for(route))
             [root] = [span for span in collector.spans if span.parent_id is None]

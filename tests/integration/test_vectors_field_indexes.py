@@ -110,6 +110,17 @@ def test_conditions_on_several_indexes_are_put_together(shop: Shop) -> None:
     assert shop.scans({"tags": {"$contains": "t17"}}) == {shop.index(TAGS), every}
 
 
+def test_a_value_or_a_list_that_has_it_is_found_by_indexes(shop: Shop) -> None:
+    every = f"records_{shop.collection.collection_id}_metadata"
+    for filter in ({"title": {"$has": "title 00017"}}, {"title": {"$has": ["title 00017", "title 00018"]}}):
+        # No title is a list: the field's own index says so, and nothing else has to be asked.
+        assert shop.scans(filter) == {shop.index(TITLE)}, filter
+        assert shop.scans(filter, ()) == {every}, filter
+    for filter in ({"tags": {"$has": "t17"}}, {"tags": {"$has": ["t17", "t18"]}}):
+        assert every in shop.scans(filter) <= {every, shop.index(TAGS)}, filter
+        assert shop.scans(filter, ()) == {every}, filter
+
+
 def test_without_declared_fields_equal_and_few_of_are_answered_by_the_index_on_all_metadata(shop: Shop) -> None:
     every = f"records_{shop.collection.collection_id}_metadata"
     for filter in (

@@ -97,6 +97,8 @@ SUSPICIOUS_FILTERS: list[Any] = [
     *({operator: []} for operator in ("$in", "$nin")),
     *({operator: SUSPICIOUS_SCALARS} for operator in ("$in", "$nin")),
     *({"$contains": value} for value in SUSPICIOUS_SCALARS),
+    *({"$has": value} for value in SUSPICIOUS_SCALARS),
+    *({"$has": value} for value in ([], [1], ["1", None], SUSPICIOUS_SCALARS)),
     *({"$exists": value} for value in (True, False)),
     *(
         {operator: value}
@@ -122,7 +124,7 @@ def test_a_negation_passes_exactly_what_its_filter_does_not_missing_fields_inclu
     stored: list[dict[str, Any]] = [{"a": 1}, {"a": "x"}, {"a": None}, {"a": []}, {"b": 1}, {}]
     namespace = filtered.insert(stored)
     everything = set(range(len(stored)))
-    for comparison in ({"$gt": 0}, {"$eq": 1}, {"$in": [1]}, {"$contains": "x"}, {"$exists": True}, {"$lt": "y"}):
+    for comparison in ({"$gt": 0}, {"$eq": 1}, {"$in": [1]}, {"$contains": "x"}, {"$has": [1, "x"]}, {"$exists": True}):
         held = filtered.passing(namespace, {"a": comparison}, (), by_index=False)
         for negation in ({"$not": {"a": comparison}}, {"a": {"$not": comparison}}):
             assert filtered.passing(namespace, negation, (), by_index=False) == everything - held
@@ -135,11 +137,12 @@ def test_a_negation_passes_exactly_what_its_filter_does_not_missing_fields_inclu
 @pytest.mark.parametrize("kind", [None, FieldType.STRING, FieldType.NUMBER])
 def test_lists_of_any_length_are_looked_up(filtered: Filtered, count: int, kind: FieldType | None) -> None:
     declared = [FilterableField("a", kind)] if kind else []
-    stored = [{"a": value} for number in range(MAX_LIST + 2) for value in (number, str(number))]
+    stored = [{"a": value} for number in range(min(count, 1000) + 2) for value in (number, str(number))]
     namespace = filtered.insert(stored)
     wanted: list[Any] = [number if number % 3 else str(number) for number in range(count)]
-    right = {2 * position + isinstance(value, str) for position, value in enumerate(wanted)}
-    assert filtered.passing(namespace, {"a": {"$in": wanted}}, declared, by_index=False) == right
+    right = {2 * position + isinstance(value, str) for position, value in enumerate(wanted)} & set(range(len(stored)))
+    for operator in ("$in", "$has"):
+        assert filtered.passing(namespace, {"a": {operator: wanted}}, declared, by_index=False) == right
     others = set(range(len(stored))) - right
     assert filtered.passing(namespace, {"a": {"$nin": wanted}}, declared, by_index=False) == others
 
@@ -151,6 +154,28 @@ def test_dates_in_one_form_of_iso_8601_are_in_order(filtered: Filtered) -> None:
         year = {"a": {"$gte": "2026-01-01", "$lt": "2027-01-01"}}
         assert filtered.passing(namespace, year, declared, by_index=True) == {1, 2, 3}
         assert filtered.passing(namespace, {"a": days[3]}, declared, by_index=True) == {3}
+
+
+@pytest.mark.parametrize("count", [1, LOOKED_UP, LOOKED_UP + 1, MAX_LIST])
+@pytest.mark.parametrize("kind", [None, FieldType.STRING, FieldType.NUMBER])
+def test_a_list_is_found_by_any_of_its_elements(filtered: Filtered, count: int, kind: FieldType | None) -> None:
+    declared = [FilterableField("a", kind)] if kind else []
+    stored: list[dict[str, Any]] = [
+        {"a": ["x", "y"]},
+        {"a": "y"},
+        {"a": [["y"], {"y": "y"}]},
+        {"a": {"y": 1}},
+        {"b": "y"},
+    ]
+    namespace = filtered.insert(stored)
+    for wanted in ([f"{number}" for number in range(count - 1)] + ["y"], *([] if count > 1 else ["y"])):
+        for by_index in (True, False):
+            assert filtered.passing(namespace, {"a": {"$has": wanted}}, declared, by_index=by_index) == {0, 1}
+            assert filtered.passing(namespace, {"a": {"$not": {"$has": wanted}}}, declared, by_index=by_index) == {
+                2,
+                3,
+                4,
+            }
 
 
 @pytest.mark.parametrize("pattern", ["%", "_", "a%", "(?i)A", ".*", "\\", "[ab]"])

@@ -85,6 +85,7 @@ def test_a_request_writes_one_emf_line(capsys: Lines) -> None:
         (403, 1, None),
         (429, 1, None),
         (500, None, 1),
+        (501, None, None),
         (503, None, 1),
     ],
 )

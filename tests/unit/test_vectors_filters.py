@@ -18,7 +18,8 @@ from vecmeter.vectors.model import FieldType, FilterableField
 PIECES = [r"r\.metadata", r"%\(filter_\d+\)s", r"::(?:jsonb|text|numeric)(?:\[\])?"]
 PIECES += ["->>?", "@>", r"\?", "[<>]=?", "=", "[(), ]", "AND", "OR", "NOT", "IS NOT TRUE", "IS NOT NULL", "ANY"]
 PIECES += ["CASE WHEN", "THEN", "END", "jsonb_typeof", "'string'", "'number'", 'COLLATE "C"']
-PIECES += ["left", "256", "least", "greatest", "-?1e60", "strpos", "0"]
+PIECES += ["left", "256", "least", "greatest", "-?1e60", "strpos", "0", "IS NULL", "EXISTS", "SELECT FROM"]
+PIECES += ["jsonb_array_elements", "'array'", "AS part", "element", "WHERE"]
 NO_ORDER: list[Any] = [None, True, [], {}, [1]]
 NO_LISTS: list[Any] = [None, 1, "ab", {}, [[]], [{}]]
 NO_SCALARS: list[Any] = [[], {}, ["x"]]
@@ -64,6 +65,7 @@ def test_the_ways_to_say_equal_are_one() -> None:
         *(({"a": {o: v}}, f"filter.a.{o}") for o in ("$gt", "$gte", "$lt", "$lte") for v in NO_ORDER),
         *(({"a": {o: v}}, f"filter.a.{o}") for o in ("$in", "$nin") for v in NO_LISTS),
         *(({"a": {"$contains": v}}, "filter.a.$contains") for v in NO_SCALARS),
+        *(({"a": {"$has": v}}, "filter.a.$has") for v in ({}, [[]], ["x", {}])),
         *(({"a": {"$exists": v}}, "filter.a.$exists") for v in NO_BOOLEANS),
         ({"a": {"$in": [1, float("nan")]}}, "filter.a.$in"),
         ({"a": {"$in": ["\x00"]}}, "filter.a.$in"),
@@ -126,7 +128,7 @@ def test_a_filter_may_be_nested_to_the_limit_and_no_deeper(by: str) -> None:
 
 
 def test_a_list_may_have_values_to_the_limit_and_no_more() -> None:
-    for operator in ("$in", "$nin"):
+    for operator in ("$in", "$nin", "$has"):
         assert compile_filter({"a": {operator: list(range(MAX_LIST))}}) is not None
         with pytest.raises(InvalidRequestError, match=f"{MAX_LIST + 1} values; at most {MAX_LIST}"):
             compile_filter({"a": {operator: list(range(MAX_LIST + 1))}})

@@ -26,7 +26,11 @@ _RECORD_LINE = r"[\w.-]{1,63}\|key_[0-9A-Za-z]{1,60}\|\d{13}#[0-9a-f]{1,64}"
 _FOCUS_LINE = r"(?:0[1-9]|[12]\d|3[01])\|[\w.-]{1,63}\|key_[0-9A-Za-z]{1,60}\|[\w.-]{0,63}\|[a-z]{1,20}"
 _TEXT: dict[str, Any] = {"schema": {"type": "string"}}
 _OK: dict[str, Any] = {
-    "content": {"text/csv": _TEXT, "application/x-ndjson": _TEXT},
+    "content": {
+        "text/csv": _TEXT
+        | {"example": "request_id,started_at,api_key_id,...\n4c6e8ac0f2d15b37,2026-11-21T11:59:00Z,...\n"},
+        "application/x-ndjson": _TEXT | {"example": '{"request_id": "4c6e8ac0f2d15b37", ...}\n'},
+    },
     "headers": {NEXT_PAGE: {"description": "``page_token`` of the next page, if there is one.", **_TEXT}},
 }
 

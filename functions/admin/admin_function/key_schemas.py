@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from admin_function.policy_schemas import PolicyBody
-from vecmeter.http.fields import Answer, Body, Moment, Name, PageParameters, Text, examples
+from vecmeter.http.fields import Answer, Body, Moment, Name, PageParameters, Text, changes, examples
 from vecmeter.ledger.audit import AuditRecord
 from vecmeter.ledger.model import ApiKey, Project, Role
 
@@ -50,7 +50,7 @@ class KeyBody(Body):
 class ProjectPatchBody(Body):
     """What is left out stays as it is; null takes the name away."""
 
-    model_config = examples({"name": "Acme's documents"})
+    model_config = changes({"name": "Acme's documents"})
 
     name: Label | None = None
 
@@ -58,7 +58,7 @@ class ProjectPatchBody(Body):
 class KeyPatchBody(Body):
     """What is left out stays as it is; null takes the name or the expiry away. User and project never change."""
 
-    model_config = examples({"name": "ingest", "roles": ["write"]}, {"expires_at": None})
+    model_config = changes({"name": "ingest", "roles": ["write"]}, {"expires_at": "2099-01-01T00:00:00Z"})
 
     name: Label | None = None
     roles: Roles = Field(default_factory=list)
@@ -97,7 +97,27 @@ class AuditParameters(PageParameters):
     user_id: Annotated[Name | None, Field(description="Whose things were changed.")] = None
 
 
+_PROJECT = {
+    "project_id": "acme",
+    "user_id": "alice",
+    "name": "Acme's documents",
+    "created_at": "2026-11-21T12:00:00Z",
+}
+_KEY: dict[str, Any] = {
+    "api_key_id": "key_47Zpx437HfE",
+    "prefix": "vm_live_47Zp",
+    "last4": "6vjM",
+    "user_id": "alice",
+    "project_id": "acme",
+    "roles": ["search", "write"],
+    "status": "active",
+    "created_at": "2026-11-21T12:00:00Z",
+}
+
+
 class ProjectOut(Answer):
+    model_config = examples(_PROJECT)
+
     project_id: str
     user_id: str
     name: str | None = None
@@ -105,11 +125,15 @@ class ProjectOut(Answer):
 
 
 class ProjectsOut(Answer):
+    model_config = examples({"projects": [_PROJECT]})
+
     projects: list[ProjectOut]
     next_page_token: str | None = None
 
 
 class KeyOut(Answer):
+    model_config = examples(_KEY)
+
     api_key_id: str
     prefix: str
     last4: str
@@ -126,10 +150,14 @@ class KeyOut(Answer):
 
 
 class CreatedKeyOut(KeyOut):
+    model_config = examples(_KEY | {"key": "vm_live_47Zp...6vjM"})
+
     key: Annotated[str, Field(description="The secret. It is shown only now.")]
 
 
 class KeysOut(Answer):
+    model_config = examples({"keys": [_KEY]})
+
     keys: list[KeyOut]
     next_page_token: str | None = None
 
@@ -155,6 +183,26 @@ class AuditRecordOut(Answer):
 
 
 class AuditRecordsOut(Answer):
+    model_config = examples(
+        {
+            "records": [
+                {
+                    "audit_id": "42b60091b2c77146",
+                    "at": "2026-11-21T12:00:00Z",
+                    "actor": {"user_id": "system", "api_key_id": "key_OHiA4kY8A7O"},
+                    "action": "project.rename",
+                    "target": "project:acme",
+                    "user_id": "alice",
+                    "project_id": "acme",
+                    "before": {"name": "Acme"},
+                    "after": {"name": "Acme's documents"},
+                    "request_id": "2ebd854f2a98e721",
+                }
+            ],
+            "next_page_token": "MTc5NTI5ODQyMzk1MiNhZmVjZTBiYTE3YmI1NDFk",
+        }
+    )
+
     records: list[AuditRecordOut]
     next_page_token: str | None = None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Path, Query
 from starlette.responses import Response
 
 from admin_function.schemas import RunOut, RunsOut, RunsParameters, TaskBody, TaskOut
@@ -18,6 +18,7 @@ from vecmeter.vectors.history import Run
 router = APIRouter(tags=["maintenance"], prefix="/admin/maintenance", route_class=BusinessRoute)
 
 _NEWEST = 2**62
+TaskPath = Annotated[str, Path(description="Name of the task; docs/maintenance.md.", examples=["get_index_stats"])]
 
 
 @router.get("/stats", response_model=TaskOut, operation_id="maintenance_stats")
@@ -46,7 +47,7 @@ def runs(query: Annotated[RunsParameters, Query()], call: CallDependency) -> Res
 
 
 @router.post("/{task}", response_model=TaskOut, operation_id="run_maintenance", responses={202: {"model": TaskOut}})
-def run(task: str, call: CallDependency, body: TaskBody | None = None) -> Response:
+def run(task: TaskPath, call: CallDependency, body: TaskBody | None = None) -> Response:
     """Run a task now: 200 with its outcome, or 202 where it takes longer than a request may, and the history has it."""
     options: dict[str, Any] = body.model_dump(exclude_none=True) if body else {}
     with call.admit_system_admin() as hold:

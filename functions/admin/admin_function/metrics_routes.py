@@ -15,7 +15,11 @@ from vecmeter.overview import take_overview
 router = APIRouter(tags=["metrics"], prefix="/admin", route_class=BusinessRoute)
 exposition = UnversionedRouter(tags=["metrics"])
 
-_TEXT: dict[str, Any] = {"schema": {"type": "string"}}
+_TEXT: dict[str, Any] = {
+    "schema": {"type": "string"},
+    "example": "# HELP vecmeter_requests_total Requests admitted\n# TYPE vecmeter_requests_total counter\n"
+    'vecmeter_requests_total{operation="search"} 4.0\n',
+}
 _OK: dict[str, Any] = {"content": {"text/plain": _TEXT, "application/openmetrics-text": _TEXT}}
 
 
@@ -26,7 +30,7 @@ def metrics(query: Annotated[MetricsParameters, Query()], call: CallDependency) 
         return call.respond(hold, metrics_out(take_overview(call.runtime, query.top)))
 
 
-@exposition.get("/prometheus", response_class=Response, operation_id="prometheus", responses={200: _OK})
+@exposition.get("/prometheus", response_class=Response, operation_id="prometheus", responses={200: _OK, 403: {}})
 def prometheus(query: Annotated[MetricsParameters, Query()], call: CallDependency) -> Response:
     """The same for Prometheus, as text or, where ``Accept`` takes it, OpenMetrics. Looking is free."""
     from vecmeter.exposition import render  # the Prometheus client, which nothing else here needs

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from vecmeter.http.fields import Answer, MeteredAnswer, Parameters
+from vecmeter.http.fields import Answer, MeteredAnswer, Parameters, examples, took
 from vecmeter.ledger.totals import DURATION_BOUNDS_MS, Totals
 from vecmeter.overview import Overview
 
@@ -70,8 +70,57 @@ class LastRunOut(Answer):
     finished_at: datetime
 
 
+_SUMS: dict[str, Any] = {
+    "requests": 4,
+    "succeeded": 4,
+    "refused": 0,
+    "tokens": 12,
+    "vectors": 7,
+    "request_bytes": 199,
+    "response_bytes": 1777,
+    "cost_usd": 2.4e-05,
+    "avg_duration_ms": 6.474,
+    "durations_ms": {"10": 3, "25": 1, "50": 0, "100": 0, "250": 0, "500": 0, "1000": 0, "2500": 0, "5000": 0}
+    | {"more": 0},
+}
+
+
 class MetricsOut(MeteredAnswer):
     """``database`` is missing while it does not answer, with what is read from it."""
+
+    model_config = examples(
+        {
+            "total": _SUMS,
+            "by_operation": {"search": _SUMS},
+            "projects": {"acme": _SUMS},
+            "keys": {"key_47Zpx437HfE": _SUMS},
+            "cache": {"hits": 1, "misses": 3, "stale": 0, "hit_rate": 0.25},
+            "active_keys": 2,
+            "in_flight": 1,
+            "database": {
+                "bytes": 8_443_583,
+                "connections": 2,
+                "max_connections": 200,
+                "dead_rows": 0,
+                "collections": 1,
+                "projects": 1,
+                "vectors": 2,
+                "stored_bytes": 2110,
+            },
+            "collections": [
+                {"project_id": "acme", "collection": "notes", "vectors": 2, "bytes": 2110, "target_recall": 0.95}
+            ],
+            "runs": [
+                {
+                    "task": "vacuum_analyze",
+                    "status": "ok",
+                    "started_at": "2026-11-21T12:00:00Z",
+                    "finished_at": "2026-11-21T12:00:01Z",
+                }
+            ],
+            "usage": took(0.0),
+        }
+    )
 
     total: SumsOut
     by_operation: dict[str, SumsOut]

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field
 
 from vecmeter.errors import Violation
 from vecmeter.http.checks import raise_if_any
-from vecmeter.http.fields import Answer, Body, Text, examples
+from vecmeter.http.fields import Answer, Body, Text, changes, examples
 from vecmeter.ledger.model import LimitState, Policy, Scope
 from vecmeter.ledger.policies import BELOW, PROFILES, LimitReport
 from vecmeter.ledger.quotas import MONEY, POLICY_LIMITS, STOCK_CODES, in_public_units
@@ -81,7 +81,7 @@ class PolicyBody(LimitsBody):
     """What a scope may use. Where a policy is changed, what is left out stays as it is and null goes back to what is
     inherited; where one is put, it is replaced."""
 
-    model_config = examples({"daily_requests": 1000, "monthly_tokens": 5_000_000, "alert_threshold_pct": 90})
+    model_config = changes({"daily_requests": 1000, "monthly_tokens": 5_000_000, "alert_threshold_pct": 90})
 
     active: bool | None = None
     notes: Annotated[Text, Field(max_length=200)] | None = None
@@ -130,6 +130,8 @@ class CollectionPolicyBody(Body):
 
 
 class CollectionPolicyOut(Answer):
+    model_config = examples({"scope": "collection", "id": "acme:notes", "max_vectors": 100_000})
+
     scope: str = "collection"
     id: str
     max_vectors: int | None = None
@@ -144,6 +146,19 @@ class QuotaOut(Answer):
     percentage: float
     exceeded: bool
     resets_at: datetime | None = None
+
+
+_QUOTAS: dict[str, Any] = {
+    "daily_requests": {
+        "scope": "key",
+        "limit": 1000,
+        "used": 19,
+        "remaining": 981,
+        "percentage": 1.9,
+        "exceeded": False,
+        "resets_at": "2026-11-22T00:00:00Z",
+    }
+}
 
 
 class LimitsOut(Answer):
@@ -174,6 +189,18 @@ class LimitsOut(Answer):
 class PolicyOut(LimitsOut):
     """A scope's own policy, what holds for it with all that is inherited, and where each limit stands."""
 
+    model_config = examples(
+        {
+            "scope": "project",
+            "id": "acme",
+            "active": True,
+            "daily_requests": 1000,
+            "defaults": {},
+            "effective": {"daily_requests": 1000, "alert_threshold_pct": 80, "alert_repeat_hourly": False},
+            "quotas": _QUOTAS | {"daily_requests": _QUOTAS["daily_requests"] | {"scope": "project"}},
+        }
+    )
+
     scope: str
     id: str
     active: bool
@@ -185,6 +212,19 @@ class PolicyOut(LimitsOut):
 
 class QuotaReportOut(LimitsOut):
     """The limits that hold for a key, defaults filled in, and where each of them stands, its parents' included."""
+
+    model_config = examples(
+        {
+            "api_key_id": "key_47Zpx437HfE",
+            "user_id": "alice",
+            "project_id": "acme",
+            "active": True,
+            "daily_requests": 1000,
+            "alert_threshold_pct": 80,
+            "alert_repeat_hourly": False,
+            "quotas": _QUOTAS,
+        }
+    )
 
     api_key_id: str
     user_id: str

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -41,8 +41,23 @@ class PricesBody(Body):
         return PriceList(version=self.version or "", **rates)
 
 
+_LIST: dict[str, Any] = {
+    "version": "2027-01",
+    "search": 6_000_000,
+    "request": 1_000_000,
+    "vector_written": 2_500_000,
+    "token": 20_000,
+    "storage_gb_hour": 0,
+    "switched_at": "2027-01-01T00:00:00Z",
+    "switched_by": "key_OHiA4kY8A7O",
+    "note": "list of the new year",
+}
+
+
 class PriceListOut(Answer):
     """Micro-USD per million units. The list of the settings was never switched to, so it has no date."""
+
+    model_config = examples(_LIST)
 
     version: str
     search: int
@@ -56,6 +71,8 @@ class PriceListOut(Answer):
 
 
 class PricesOut(Answer):
+    model_config = examples({"current": _LIST, "acts_within_seconds": 30, "history": [_LIST]})
+
     current: PriceListOut
     acts_within_seconds: Annotated[int, Field(description="After so long a switch acts on every instance.")] = int(
         REMEMBER.total_seconds()

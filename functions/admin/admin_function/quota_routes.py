@@ -25,9 +25,12 @@ from vecmeter.ledger.model import SYSTEM_USER, Operation, Policy, Role, Scope
 
 router = APIRouter(tags=["quotas"], prefix="/admin/quotas", route_class=BusinessRoute)
 
-ScopePath = Annotated[Scope, Path(description="Whose limits.")]
-ScopeId = Annotated[str, Path(description="Id of the project, user or key; for the system, `system`.", max_length=200)]
-CollectionId = Annotated[str, Path(description="`<project>:<collection>`", max_length=200)]
+ScopePath = Annotated[Scope, Path(description="Whose limits.", examples=["project"])]
+ScopeId = Annotated[
+    str,
+    Path(description="Id of the project, user or key; for the system, `system`.", examples=["acme"], max_length=200),
+]
+CollectionId = Annotated[str, Path(description="`<project>:<collection>`", examples=["acme:notes"], max_length=200)]
 
 
 @router.get("/collection/{id}", response_model=CollectionPolicyOut, operation_id="get_collection_policy")

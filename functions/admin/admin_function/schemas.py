@@ -18,7 +18,7 @@ from vecmeter.http.fields import (
 )
 
 # The task says whether it is one.
-Switch = Annotated[Any, WithJsonSchema({"enum": [True, False, "true", "false"]})]
+Switch = Annotated[Any, WithJsonSchema({"anyOf": [{"type": "boolean"}, {"type": "string", "enum": ["true", "false"]}]})]
 
 
 class TaskBody(Body):
@@ -58,6 +58,8 @@ class RunsParameters(PageParameters):
 
 
 class StatusOut(Answer):
+    model_config = examples({"status": "ok"})
+
     status: Literal["ok"] = "ok"
 
 
@@ -75,6 +77,22 @@ class RunOut(Answer):
 
 
 class RunsOut(Answer):
+    model_config = examples(
+        {
+            "runs": [
+                {
+                    "run_id": 7,
+                    "task": "vacuum_analyze",
+                    "status": "ok",
+                    "message": "1 collection",
+                    "figures": {"task": "vacuum_analyze"},
+                    "started_at": "2026-11-21T12:00:00Z",
+                    "finished_at": "2026-11-21T12:00:01Z",
+                }
+            ]
+        }
+    )
+
     runs: list[RunOut]
     next_page_token: str | None = None
 
@@ -82,7 +100,19 @@ class RunsOut(Answer):
 class TaskOut(BaseModel):
     """The outcome of a task, with figures of its own."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(
+        extra="allow",
+        json_schema_extra={
+            "examples": [
+                {
+                    "task": "get_index_stats",
+                    "status": "ok",
+                    "message": "index statistics",
+                    "collections": [{"project_id": "acme", "collection": "notes", "indexes": []}],
+                }
+            ]
+        },
+    )
 
     task: str
     status: Annotated[Literal["ok", "error", "started"], Field(description="started: see the history of runs")]

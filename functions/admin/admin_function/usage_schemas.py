@@ -19,6 +19,7 @@ from vecmeter.http.fields import (
     Parameters,
     PeriodParameters,
     Text,
+    examples,
 )
 from vecmeter.ledger.export import ExportFormat
 from vecmeter.ledger.model import Operation, Status, UsageRecord
@@ -107,8 +108,33 @@ class PeriodOut(TotalsOut):
     start: datetime
 
 
+_TOTALS: dict[str, Any] = {
+    "total_requests": 4,
+    "refused_requests": 0,
+    "total_tokens": 12,
+    "total_vectors": 7,
+    "total_bytes": 1976,
+    "avg_duration_ms": 6.474,
+    "success_rate": 1.0,
+    "cost_usd": 2.4e-05,
+}
+
+
 class UsageOut(TotalsOut):
     """``start`` and ``end`` are what was counted: beyond the retention of records these are whole hours."""
+
+    model_config = examples(
+        _TOTALS
+        | {
+            "start": "2026-11-20T12:00:00Z",
+            "end": "2026-11-21T12:00:00Z",
+            "top_endpoints": [
+                {"endpoint": "POST /v1/projects/{project}/collections/{collection}/search", "requests": 4}
+            ],
+            "by_operation": {"search": _TOTALS},
+            "series": [_TOTALS | {"start": "2026-11-21T11:00:00Z"}],
+        }
+    )
 
     start: datetime
     end: datetime
@@ -144,6 +170,35 @@ class RecordOut(Answer):
 class RecordsOut(Answer):
     """A page may have fewer records than asked for and yet a next one, where few are left by the filters."""
 
+    model_config = examples(
+        {
+            "records": [
+                {
+                    "request_id": "4c6e8ac0f2d15b37",
+                    "started_at": "2026-11-21T11:59:00Z",
+                    "api_key_id": "key_47Zpx437HfE",
+                    "user_id": "alice",
+                    "project_id": "acme",
+                    "operation": "search",
+                    "endpoint": "POST /v1/projects/{project}/collections/{collection}/search",
+                    "status": "success",
+                    "collection": "notes",
+                    "namespace": "",
+                    "requests": 1,
+                    "tokens": 4,
+                    "vectors": 1,
+                    "request_bytes": 69,
+                    "response_bytes": 247,
+                    "duration_ms": 4.857,
+                    "cost_usd": 6e-06,
+                    "price_version": "default-1",
+                    "had_filter": True,
+                    "cache": "miss",
+                }
+            ]
+        }
+    )
+
     records: list[RecordOut]
     next_page_token: str | None = None
 
@@ -153,6 +208,14 @@ class CostOut(Answer):
     requests: int
 
 
+_DAY: dict[str, Any] = {
+    "date": "2026-11-21",
+    "cost_usd": 2.4e-05,
+    "requests": 4,
+    "by_operation": {"search": {"cost_usd": 2.4e-05, "requests": 4}},
+}
+
+
 class DayCostsOut(CostOut):
     date: dt.date
     by_operation: dict[str, CostOut]
@@ -160,6 +223,8 @@ class DayCostsOut(CostOut):
 
 class DailyCostsOut(Answer):
     """``projection_month_usd``: the present month's cost if it goes on as it has so far."""
+
+    model_config = examples({"days": [_DAY], "total_usd": 2.4e-05, "projection_month_usd": 3.5e-05})
 
     days: list[DayCostsOut]
     total_usd: float
@@ -172,11 +237,15 @@ class UserCostsOut(CostOut):
 
 
 class TopUsersOut(Answer):
+    model_config = examples({"users": [{"user_id": "alice", "cost_usd": 2.4e-05, "requests": 4, "share_pct": 100.0}]})
+
     users: list[UserCostsOut]
 
 
 class CostsOut(Answer):
     """Costs of the present day and month (UTC), requests in flight at what they reserved, and of each day."""
+
+    model_config = examples({"today_usd": 2.4e-05, "month_usd": 2.4e-05, "price_version": "default-1", "days": [_DAY]})
 
     today_usd: float
     month_usd: float

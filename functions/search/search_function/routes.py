@@ -18,6 +18,7 @@ from search_function.schemas import (
     SearchBody,
     to_answer,
     to_found,
+    to_query,
 )
 from search_function.searching import Found, kept_as, labelled, search_all
 from vecmeter.embedding.model import estimate_tokens
@@ -57,7 +58,7 @@ def search(project: ProjectPath, collection: CollectionPath, body: SearchBody, c
     body.check(call.runtime.settings)
     tokens = estimate_tokens(body.text or "")
     with call.admit(Operation.SEARCH, Role.SEARCH, project, tokens=tokens) as hold:
-        [found] = search_all(project, collection, [body], [""], call)
+        [found] = search_all(project, collection, [to_query(body)], [""], call)
         response = call.respond(
             hold,
             to_answer(found.result, body.namespace, _debug(body, found, call, started)),
@@ -81,7 +82,7 @@ def search_batch(
     paths = [f"searches.{at}." for at in range(len(searches))]
     tokens = sum(estimate_tokens(one.text or "") for one in searches)
     with call.admit(Operation.SEARCH, Role.SEARCH, project, tokens=tokens, searches=len(searches)) as hold:
-        found = search_all(project, collection, searches, paths, call)
+        found = search_all(project, collection, [to_query(one) for one in searches], paths, call)
         results = [
             to_found(each.result, one.namespace, _debug(one, each, call, started))
             for one, each in zip(searches, found, strict=True)

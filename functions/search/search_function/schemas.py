@@ -21,9 +21,11 @@ from vecmeter.http.fields import (
     VectorId,
     WithinMeasure,
     examples,
+    took,
 )
 from vecmeter.settings import Settings
-from vecmeter.vectors.model import Match, SearchResult
+from vecmeter.vectors import model
+from vecmeter.vectors.model import Match, Query, SearchResult
 
 # Searches of one call; vectors that one call measures recall by.
 MAX_SEARCHES = 100
@@ -49,7 +51,9 @@ class SearchBody(Body):
     vector: OptionalNumbers = None
     text: Annotated[Text | None, Field(description="Embedded by the collection's embedder, or looked for.")] = None
     id: Annotated[VectorId | None, Field(description="Of a stored vector to compare with.")] = None
-    fusion: Annotated[Fusion, Field(description="How the lists of a hybrid search become one.")] = "weighted"
+    fusion: Annotated[
+        Fusion | None, Field(description="How the lists of a hybrid search become one; weighted if left out.")
+    ] = None
     text_weight: Annotated[
         float | None, Field(ge=0, le=1, description="Weight of the words in a hybrid search; the rest is the vector's.")
     ] = None
@@ -100,14 +104,14 @@ class SearchBody(Body):
             yield Violation("vector", "at most one of vector and id may be given")
         if self.mode != "hybrid":
             for name in ("fusion", "text_weight"):
-                if name in self.model_fields_set and getattr(self, name) is not None:
+                if getattr(self, name) is not None:
                     yield Violation(name, "is for mode hybrid only")
 
 
 class SearchBatchBody(Body):
     """Searches of one collection, each as it would be alone."""
 
-    model_config = examples({"searches": [{"text": "when must I pay?"}, {"id": "invoice-7", "top_k": 3}]})
+    model_config = examples({"searches": [{"text": "when must I pay?"}, {"id": "a", "top_k": 3}]})
 
     searches: Annotated[
         list[SearchBody], Field(min_length=1, json_schema_extra={"maxItems": MAX_SEARCHES}), WithinMeasure
@@ -164,7 +168,9 @@ class RecallBody(Body):
 class MatchOut(Answer):
     id: str
     score: Annotated[float, Field(description="Higher is better.")]
-    distance: Annotated[float | None, Field(description="Lower is better; absent where no vectors were compared.")]
+    distance: Annotated[float | None, Field(description="Lower is better; absent where no vectors were compared.")] = (
+        None
+    )
     metadata: dict[str, Any] | None = None
     document: str | None = None
     vector: list[float] | None = None
@@ -188,16 +194,53 @@ class Found(Answer):
     debug: Debug | None = None
 
 
+_MATCH = {
+    "id": "a",
+    "score": 0.158147,
+    "distance": 0.841853,
+    "metadata": {"kind": "invoice"},
+    "document": "The invoice is due in March.",
+    "namespace": "",
+}
+
+
 class SearchAnswer(Found, MeteredAnswer):
-    pass
+    model_config = examples(
+        {"matches": [_MATCH], "count": 1, "namespace": "", "usage": took(6e-06, tokens=4, vectors=1)}
+    )
 
 
 class SearchBatchAnswer(MeteredAnswer):
+    model_config = examples(
+        {
+            "results": [
+                {"matches": [_MATCH], "count": 1, "namespace": ""},
+                {"matches": [_MATCH | {"score": 1.0, "distance": 0.0}], "count": 1, "namespace": ""},
+            ],
+            "usage": took(1.1e-05, tokens=4, vectors=2),
+        }
+    )
+
     results: Annotated[list[Found], Field(description="In the order of the searches.")]
 
 
 class RecallAnswer(MeteredAnswer):
     """How much of what an exact search finds a search finds, and how long both take."""
+
+    model_config = examples(
+        {
+            "recall": 0.992,
+            "lowest": 0.9,
+            "sample": 50,
+            "top_k": 10,
+            "ann_ms": 0.833,
+            "ann_p95_ms": 1.258,
+            "exact_ms": 4.754,
+            "exact_p95_ms": 5.853,
+            "plans": {"index": 50},
+            "usage": took(0.0005),
+        }
+    )
 
     recall: Annotated[float, Field(description="Found of what there is to be found, 0 to 1.")]
     lowest: Annotated[float, Field(description="The recall of the worst search.")]
@@ -208,6 +251,29 @@ class RecallAnswer(MeteredAnswer):
     exact_ms: Annotated[float, Field(description="Median time of an exact search.")]
     exact_p95_ms: float
     plans: Annotated[dict[str, int], Field(description="Searches by the plan they took.")]
+
+
+def to_query(body: SearchBody) -> Query:
+    return Query(
+        mode=model.Mode(body.mode),
+        numbers=body.vector,
+        id=body.id,
+        text=body.text,
+        fusion=model.Fusion(body.fusion or model.Fusion.WEIGHTED),
+        text_weight=body.text_weight,
+        top_k=body.top_k,
+        offset=body.offset,
+        namespace=body.namespace,
+        filter=body.filter,
+        group_by=body.group_by,
+        min_score=body.min_score,
+        exact=body.exact,
+        ef_search=body.ef_search,
+        include_metadata="metadata" in body.include,
+        include_document="document" in body.include,
+        include_vector="vector" in body.include,
+        counted=body.include_debug,
+    )
 
 
 def to_found(result: SearchResult, namespace: str, debug: Debug | None) -> Found:

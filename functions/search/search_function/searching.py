@@ -4,12 +4,11 @@ else from the collection. While PostgreSQL does not answer, from memory as it is
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from starlette.responses import Response
 
-from search_function.schemas import SearchBody
 from vecmeter.errors import (
     CircuitOpenError,
     DatabaseBusyError,
@@ -23,14 +22,18 @@ from vecmeter.http.dependencies import Call
 from vecmeter.http.embedding import embed_queries
 from vecmeter.telemetry import Metric
 from vecmeter.vectors.checks import check_numbers
-from vecmeter.vectors.model import Collection, Fusion, Mode, Query, SearchResult
+from vecmeter.vectors.model import Collection, Mode, Query, SearchResult
 from vecmeter.vectors.result_cache import CacheUse, key_of
+
+Faults = Callable[[Collection, Query, str], list[Violation]]
+"""What of a search, at its path of the request, a collection does not take."""
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a search found, and where; ``age`` in seconds of what is stale."""
+    """What a search of a collection found, and where; ``age`` in seconds of what is stale."""
 
+    collection: Collection
     result: SearchResult
     use: CacheUse
     age: float = 0.0
@@ -52,35 +55,71 @@ def labelled(response: Response, found: Sequence[Found]) -> Response:
 
 
 def _use_of(found: Sequence[Found]) -> CacheUse:
-    """Of all searches of a request: a hit only if each is one."""
-    uses = {each.use for each in found}
+    """Of all searches of a request: a hit only if each is one; off where nothing was found out."""
+    uses = {each.use for each in found} or {CacheUse.OFF}
     return uses.pop() if len(uses) == 1 else CacheUse.MISS
 
 
-def search_all(project: str, name: str, bodies: Sequence[SearchBody], paths: Sequence[str], call: Call) -> list[Found]:
-    """What each search of a collection finds; each is at its path of the request."""
+def faults_of(collection: Collection, query: Query, path: str) -> list[Violation]:
+    """What of a search of our own API a collection does not take."""
+    faults = []
+    if query.numbers is not None and (fault := check_numbers(collection, query.numbers, f"{path}vector")):
+        faults.append(fault)
+    if collection.filterable:
+        faults += [
+            Violation(path + fault.path, fault.message)
+            for fault in filter_violations(query.filter, collection.filterable)
+        ]
+    if query.mode is not Mode.VECTOR and collection.text_search is None:
+        message = f"{query.mode} needs the collection's words: PATCH it with text_search, e.g. 'english'"
+        faults.append(Violation(f"{path}mode", message))
+    elif query.mode is not Mode.VECTOR and not collection.texts_ready:
+        message = f"{query.mode} needs the collection's words, which are being indexed; try again in some minutes"
+        faults.append(Violation(f"{path}mode", message))
+    return faults
+
+
+def search_all(
+    project: str,
+    name: str,
+    queries: Sequence[Query],
+    paths: Sequence[str],
+    call: Call,
+    faults: Faults = faults_of,
+) -> list[Found]:
+    """What each search of a collection finds; each is at its path of the request.
+
+    Raises:
+        InvalidRequestError: naming what the collection does not take.
+        VectorNotFoundError: a search is by the id of a vector that is not there.
+    """
+    if call.runtime.result_cache.is_on:
+        queries = [replace(query, stamped=True) for query in queries]
     try:
-        found = call.use(project, name, lambda collection: _search(collection, bodies, paths, call))
+        found = call.use(project, name, lambda collection: _search(collection, queries, paths, call, faults))
     except DatabaseBusyError:
         raise  # it is there, and may know better
     except (CircuitOpenError, DatabaseUnavailableError, StatementTimeoutError) as error:
-        found = _unconfirmed(project, name, bodies, call, error)
+        found = _unconfirmed(project, name, queries, call, error)
     if call.runtime.result_cache.is_on:
         _measure(found, call)
     call.metrics.annotate(
         plan=",".join(sorted({each.result.plan.value for each in found})),
         cache=_use_of(found).value,
-        query_characters=sum(len(body.text or "") for body in bodies),
+        query_characters=sum(len(query.text or "") for query in queries),
     )
     return found
 
 
-def _search(collection: Collection, bodies: Sequence[SearchBody], paths: Sequence[str], call: Call) -> list[Found]:
-    raise_if_any([fault for body, path in zip(bodies, paths, strict=True) for fault in _faults(collection, body, path)])
+def _search(
+    collection: Collection, queries: Sequence[Query], paths: Sequence[str], call: Call, faults: Faults
+) -> list[Found]:
+    raise_if_any(
+        [fault for query, path in zip(queries, paths, strict=True) for fault in faults(collection, query, path)]
+    )
     cache = call.runtime.result_cache
-    queries = [_query(body, stamped=cache.is_on) for body in bodies]
     if not cache.is_on:
-        return [Found(result, CacheUse.OFF) for result in _search_for(collection, queries, paths, call)]
+        return [Found(collection, result, CacheUse.OFF) for result in _search_for(collection, queries, paths, call)]
     keys = [key_of(collection, query) for query in queries]
     known = _known(collection, keys, call)
     missing = [at for at, result in enumerate(known) if result is None]
@@ -89,7 +128,8 @@ def _search(collection: Collection, bodies: Sequence[SearchBody], paths: Sequenc
         cache.keep(collection, keys[at], result)
     fresh = iter(results)
     return [
-        Found(result, CacheUse.HIT) if result is not None else Found(next(fresh), CacheUse.MISS) for result in known
+        Found(collection, result, CacheUse.HIT) if result is not None else Found(collection, next(fresh), CacheUse.MISS)
+        for result in known
     ]
 
 
@@ -126,20 +166,18 @@ def _embedded(collection: Collection, queries: Sequence[Query], paths: Sequence[
     return ready
 
 
-def _unconfirmed(
-    project: str, name: str, bodies: Sequence[SearchBody], call: Call, error: UnavailableError
-) -> list[Found]:
+def _unconfirmed(project: str, name: str, queries: Sequence[Query], call: Call, error: UnavailableError) -> list[Found]:
     """What is remembered of all these searches, or the error: part of an answer would be none."""
     cache = call.runtime.result_cache
     collection = call.runtime.collections.remembered(project, name)
     if collection is None or not cache.is_on:
         raise error
     found = []
-    for body in bodies:
-        stale = cache.unconfirmed(key_of(collection, _query(body, stamped=True)))
+    for query in queries:
+        stale = cache.unconfirmed(key_of(collection, query))
         if stale is None:
             raise error
-        found.append(Found(stale.result, CacheUse.STALE, stale.age))
+        found.append(Found(collection, stale.result, CacheUse.STALE, stale.age))
     return found
 
 
@@ -150,46 +188,3 @@ def _measure(found: Sequence[Found], call: Call) -> None:
     call.metrics.add(Metric.STALE_ANSWERS, uses.count(CacheUse.STALE))
     call.metrics.add(Metric.CACHE_EVICTIONS, cache.take_evictions() + embeddings.take_evictions())
     call.metrics.add(Metric.CACHE_BYTES, cache.size + embeddings.size)
-
-
-def _faults(collection: Collection, body: SearchBody, path: str) -> list[Violation]:
-    """What of a search this collection does not take."""
-    faults = []
-    if body.vector is not None and (fault := check_numbers(collection, body.vector, f"{path}vector")):
-        faults.append(fault)
-    if collection.filterable:
-        faults += [
-            Violation(path + fault.path, fault.message)
-            for fault in filter_violations(body.filter, collection.filterable)
-        ]
-    if body.mode != "vector" and collection.text_search is None:
-        message = f"{body.mode} needs the collection's words: PATCH it with text_search, e.g. 'english'"
-        faults.append(Violation(f"{path}mode", message))
-    elif body.mode != "vector" and not collection.texts_ready:
-        message = f"{body.mode} needs the collection's words, which are being indexed; try again in some minutes"
-        faults.append(Violation(f"{path}mode", message))
-    return faults
-
-
-def _query(body: SearchBody, *, stamped: bool) -> Query:
-    return Query(
-        mode=Mode(body.mode),
-        numbers=body.vector,
-        id=body.id,
-        text=body.text,
-        fusion=Fusion(body.fusion),
-        text_weight=body.text_weight,
-        top_k=body.top_k,
-        offset=body.offset,
-        namespace=body.namespace,
-        filter=body.filter,
-        group_by=body.group_by,
-        min_score=body.min_score,
-        exact=body.exact,
-        ef_search=body.ef_search,
-        include_metadata="metadata" in body.include,
-        include_document="document" in body.include,
-        include_vector="vector" in body.include,
-        counted=body.include_debug,
-        stamped=stamped,
-    )

@@ -7,10 +7,8 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from starlette.responses import Response
 
-from upsert_function.collection_schemas import (
-    ChangeBody,
+from upsert_function.collection_answers import (
     ChangedOut,
-    CollectionBody,
     CollectionOut,
     CollectionsOut,
     DroppedOut,
@@ -18,15 +16,16 @@ from upsert_function.collection_schemas import (
     to_changed,
     to_item,
 )
-from vecmeter.errors import LedgerUnavailableError, ProjectBeingDeletedError
+from upsert_function.collection_schemas import ChangeBody, CollectionBody
+from upsert_function.creation import create_collection
 from vecmeter.http.dependencies import CallDependency
 from vecmeter.http.fields import NAME, CollectionPath, PageParameters, ProjectPath
-from vecmeter.http.idempotency import WriteCall, WriteCallDependency
+from vecmeter.http.idempotency import WriteCallDependency
 from vecmeter.http.paging import decode_page_token, page
 from vecmeter.http.route import BusinessRoute
 from vecmeter.ledger.model import Operation, Role
 from vecmeter.vectors.collections import CollectionSize
-from vecmeter.vectors.model import Collection, Metric
+from vecmeter.vectors.model import Collection
 from vecmeter.vectors.terms import Terms
 
 router = APIRouter(tags=["collections"], prefix="/projects/{project}/collections", route_class=BusinessRoute)
@@ -35,24 +34,11 @@ router = APIRouter(tags=["collections"], prefix="/projects/{project}/collections
 @router.post("", status_code=201, response_model=CollectionOut, operation_id="create_collection", responses={409: {}})
 def create(project: ProjectPath, body: CollectionBody, call: WriteCallDependency) -> Response:
     """Create a collection: a named set of vectors with one dimension and metric."""
-    dimension, index, embedder = body.resolve(call.runtime.settings)
-    options = body.options()
+    wanted = body.resolve(call.runtime.settings)
     with call.admit(Operation.COLLECTION, Role.WRITE, project) as hold:
 
         def create(on: Terms) -> Collection:
-            created = call.database(
-                call.runtime.collections.create,
-                project,
-                body.name,
-                dimension=dimension,
-                metric=Metric(body.metric),
-                index=index,
-                embedder=embedder,
-                options=options,
-                on=on,
-            )
-            _keep_only_in_a_project(project, body.name, call)
-            return created
+            return create_collection(project, wanted, call, on)
 
         empty = CollectionSize(count=0, stored_bytes=0, bytes=0, index_bytes=0)
         return call.write(hold, create, lambda created: to_answer(created, empty), status=201, collection=body.name)
@@ -106,17 +92,3 @@ def delete(project: ProjectPath, collection: CollectionPath, call: WriteCallDepe
             call.database(call.runtime.collections.drop, project, collection, on)
 
         return call.write(hold, drop, lambda _: DroppedOut(), collection=collection)
-
-
-def _keep_only_in_a_project(project: str, collection: str, call: WriteCall) -> None:
-    """Take a new collection back if its project is being deleted, by somebody who may not have seen it.
-
-    Raises ProjectBeingDeletedError.
-    """
-    try:
-        if call.runtime.projects.is_open(project):
-            return
-    except LedgerUnavailableError:
-        return  # the work is done, and the ledger's failing now does not undo it
-    call.database(call.runtime.collections.drop, project, collection)
-    raise ProjectBeingDeletedError(f"Project {project!r} is being deleted.")

@@ -1,23 +1,22 @@
-"""Bodies of the routes on collections, and their way to and from the vector store's own types."""
+"""Bodies of the routes on collections, and their way to the vector store's own types."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
-from datetime import datetime
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic.json_schema import SkipJsonSchema
 
+from upsert_function.creation import NewCollection, default_storage
 from vecmeter.embedding.registry import NONE, EmbedderChoice, choose_embedder
 from vecmeter.errors import InvalidRequestError
 from vecmeter.http.checks import invalid, raise_if_any
-from vecmeter.http.fields import Answer, Body, MeteredAnswer, Name, Text, examples
+from vecmeter.http.fields import Body, Name, Text, changes, examples
 from vecmeter.settings import Settings
-from vecmeter.vectors.checks import check_filterable, check_index
-from vecmeter.vectors.collections import CollectionSize
+from vecmeter.vectors.checks import MAX_TAGS, check_filterable, check_index, check_tags
 from vecmeter.vectors.definitions import Options
-from vecmeter.vectors.descriptions import IndexState, NamespacePlan
 from vecmeter.vectors.model import (
     Collection,
     EmbedderDefinition,
@@ -26,7 +25,6 @@ from vecmeter.vectors.model import (
     IndexDefinition,
     IndexType,
     Metric,
-    Plan,
     Storage,
 )
 from vecmeter.vectors.texts import LANGUAGES
@@ -56,7 +54,17 @@ Language = Annotated[
     AfterValidator(_known),
     Field(description="Text search configuration of the documents.", json_schema_extra={"enum": list(LANGUAGES)}),
 ]
-Unchangeable = Annotated[None, BeforeValidator(_unchangeable), WithJsonSchema({"not": {}})]
+Protection = Annotated[bool, Field(description="true: it cannot be deleted.")]
+Tags = Annotated[
+    dict[str, str],
+    Field(
+        max_length=MAX_TAGS,
+        description="Of its owner's own; names of letters, digits, '_' and '-', values of printable ASCII.",
+        examples=[{"team": "search"}],
+    ),
+]
+# Not in the API's document, and refused with a reason.
+Unchangeable = Annotated[SkipJsonSchema[None], BeforeValidator(_unchangeable)]
 
 
 class IndexBody(Body):
@@ -104,18 +112,33 @@ class CollectionBody(Body):
     target_recall: TargetRecall = 0.95
     text_search: Language | None = None
     filterable: list[FilterableBody] = []
+    deletion_protection: Protection = False
+    tags: Tags = {}
 
-    def options(self) -> Options:
-        """What may be changed later on. Raises InvalidRequestError."""
+    def _options(self) -> Options:
+        raise_if_any(check_tags(self.tags))
         return Options(
             ef_search=self.index.ef_search if self.index else None,
             target_recall=self.target_recall,
             text_search=self.text_search,
             filterable=_filterable(self.filterable),
+            deletion_protection=self.deletion_protection,
+            tags=self.tags,
         )
 
-    def resolve(self, settings: Settings) -> tuple[int, IndexDefinition, EmbedderDefinition | None]:
-        """Dimension, index and embedder, defaults filled in. Raises InvalidRequestError."""
+    def resolve(self, settings: Settings) -> NewCollection:
+        """The collection asked for, defaults filled in. Raises InvalidRequestError."""
+        dimension, index, embedder = self._made_for(settings)
+        return NewCollection(
+            name=self.name,
+            dimension=dimension,
+            metric=Metric(self.metric),
+            index=index,
+            embedder=embedder,
+            options=self._options(),
+        )
+
+    def _made_for(self, settings: Settings) -> tuple[int, IndexDefinition, EmbedderDefinition | None]:
         choice = self._choose_embedder(settings)
         if choice is not None:
             embedder = EmbedderDefinition(provider=choice.provider, model=choice.model)
@@ -141,7 +164,7 @@ class CollectionBody(Body):
 
     def _index(self, dimension: int) -> IndexDefinition:
         wanted = self.index or IndexBody()
-        storage = Storage(wanted.storage) if wanted.storage else _default_storage(Metric(self.metric))
+        storage = Storage(wanted.storage) if wanted.storage else default_storage(Metric(self.metric))
         # Nobody asked for an index that this dimension cannot have: the collection goes without.
         fits = dimension <= storage.max_indexed_dimension
         index_type = IndexType(wanted.type) if self.index is not None or fits else IndexType.NONE
@@ -152,6 +175,8 @@ class CollectionBody(Body):
 
 
 class ChangeIndexBody(Body):
+    model_config = changes({"m": 32, "ef_search": 200})
+
     type: Literal["hnsw", "none"] = "hnsw"
     m: Links = 16
     ef_construction: Candidates = 128
@@ -168,16 +193,23 @@ class ChangeIndexBody(Body):
 
 
 class ChangeBody(Body):
-    """What is to be changed of a collection; what is not named stays. ``text_search`` null gives up full text."""
+    """What is to be changed of a collection; what is not named stays. ``text_search`` null gives up full text.
 
-    model_config = examples(
-        {"index": {"m": 32, "ef_search": 200}}, {"text_search": "english", "filterable": []}, {"target_recall": 0.9}
+    ``filterable`` and ``tags`` are replaced as a whole.
+    """
+
+    model_config = changes(
+        {"index": {"m": 32, "ef_search": 200}},
+        {"text_search": "english", "filterable": []},
+        {"target_recall": 0.9, "deletion_protection": True, "tags": {"team": "search"}},
     )
 
     index: ChangeIndexBody | None = None
     target_recall: TargetRecall = 0.95
     text_search: Language | None = None
     filterable: list[FilterableBody] = []
+    deletion_protection: Protection = False
+    tags: Tags = {}
     name: Unchangeable = None
     dimension: Unchangeable = None
     metric: Unchangeable = None
@@ -185,6 +217,7 @@ class ChangeBody(Body):
 
     def check(self) -> None:
         """What can be told without the collection. Raises InvalidRequestError naming every path."""
+        raise_if_any(check_tags(self.tags))
         _filterable(self.filterable)
 
     def alter(self, before: Collection) -> Collection:
@@ -196,170 +229,12 @@ class ChangeBody(Body):
                 named["ef_search"] = self.index.ef_search
         if "filterable" in self.model_fields_set:
             named["filterable"] = _filterable(self.filterable)
-        for name in self.model_fields_set & {"target_recall", "text_search"}:
+        for name in self.model_fields_set & {"target_recall", "text_search", "deletion_protection", "tags"}:
             named[name] = getattr(self, name)
         return replace(before, **named)
-
-
-class IndexOut(Answer):
-    type: str
-    m: int
-    ef_construction: int
-    storage: str
-    ef_search: int | None = None
-    tuned_ef_search: Annotated[
-        int | None, Field(description="Of searches that name none, while ef_search is not set: found by measuring.")
-    ] = None
-    state: Annotated[str, Field(description="none: not wanted; pending: below its threshold or not built yet; ready")]
-
-
-class EmbedderOut(Answer):
-    provider: str
-    model: str
-
-
-class FilterableOut(Answer):
-    field: str
-    type: str
-
-
-class CollectionItem(Answer):
-    name: str
-    dimension: int
-    metric: str
-    index: IndexOut
-    embedder: EmbedderOut | None = None
-    target_recall: float
-    text_search: str | None = None
-    text_search_ready: Annotated[
-        bool | None, Field(description="false: the words of documents written before are still being indexed.")
-    ] = None
-    filterable: list[FilterableOut]
-    created_at: datetime
-
-
-class ChangedOut(CollectionItem, MeteredAnswer):
-    """The definition as it is now; indexes follow."""
-
-    project_id: str
-
-
-class IndexStateOut(Answer):
-    """An index there is; without a namespace it is one of all vectors."""
-
-    namespace: str | None = None
-    storage: str
-    m: int
-    ef_construction: int
-    state: Annotated[
-        str,
-        Field(
-            description="waiting: while the collection is being loaded; building; ready; "
-            "retired: no longer searched, soon dropped; refused: its recall was below the target, so it was dropped"
-        ),
-    ]
-    bytes: int
-    vectors: Annotated[int | None, Field(description="How many it held when it was built.")] = None
-    recall: Annotated[float | None, Field(description="As measured when it was built; of binary indexes.")] = None
-    built_at: datetime | None = None
-    probed_recall: Annotated[float | None, Field(description="As measured last, by real searches.")] = None
-    probed_at: datetime | None = None
-
-
-class NamespacePlanOut(Answer):
-    namespace: str
-    count: int
-    plan: Annotated[str, Field(description="Of a search without a filter.")]
-    index: Annotated[
-        Literal["namespace", "collection"] | None, Field(description="Whose index the plan asks, if any.")
-    ] = None
-
-
-class CollectionOut(CollectionItem, MeteredAnswer):
-    project_id: str
-    count: Annotated[int, Field(description="Exact.")]
-    stored_bytes: Annotated[
-        int,
-        Field(description="What max_storage_bytes counts: 4 per dimension, and ids, documents and metadata as JSON."),
-    ]
-    bytes: Annotated[int, Field(description="On disk, indexes included.")]
-    index_bytes: int
-    indexes: list[IndexStateOut]
-    namespaces: Annotated[list[NamespacePlanOut], Field(description="The 100 largest ones.")]
-
-
-class CollectionsOut(MeteredAnswer):
-    collections: list[CollectionItem]
-    next_page_token: str | None = None
-
-
-class DroppedOut(MeteredAnswer):
-    status: Literal["ok"] = "ok"
-
-
-def to_item(collection: Collection) -> CollectionItem:
-    index, embedder = collection.index, collection.embedder
-    built = "ready" if collection.hnsw else "pending"
-    return CollectionItem(
-        name=collection.name,
-        dimension=collection.dimension,
-        metric=collection.metric.value,
-        index=IndexOut(
-            type=index.type.value,
-            m=index.m,
-            ef_construction=index.ef_construction,
-            storage=index.storage.value,
-            ef_search=collection.ef_search,
-            tuned_ef_search=collection.tuned_ef_search,
-            state="none" if index.type is IndexType.NONE else built,
-        ),
-        embedder=EmbedderOut(provider=embedder.provider, model=embedder.model) if embedder else None,
-        target_recall=collection.target_recall,
-        text_search=collection.text_search,
-        text_search_ready=None if collection.text_search is None else collection.texts_ready,
-        filterable=[FilterableOut(field=one.field, type=one.type.value) for one in collection.filterable],
-        created_at=collection.created_at,
-    )
-
-
-def to_changed(collection: Collection) -> ChangedOut:
-    return ChangedOut(**dict(to_item(collection)), project_id=collection.project_id)
-
-
-def to_answer(
-    collection: Collection,
-    size: CollectionSize,
-    indexes: Sequence[IndexState] = (),
-    plans: Sequence[NamespacePlan] = (),
-) -> CollectionOut:
-    return CollectionOut(
-        **dict(to_item(collection)),
-        project_id=collection.project_id,
-        count=size.count,
-        stored_bytes=size.stored_bytes,
-        bytes=size.bytes,
-        index_bytes=size.index_bytes,
-        indexes=[IndexStateOut(**asdict(one)) for one in indexes],
-        namespaces=list(map(_plan_out, plans)),
-    )
-
-
-def _plan_out(one: NamespacePlan) -> NamespacePlanOut:
-    asked: Literal["namespace", "collection"] = "namespace" if one.has_own_index else "collection"
-    return NamespacePlanOut(
-        namespace=one.namespace,
-        count=one.count,
-        plan=one.plan.value,
-        index=None if one.plan is Plan.EXACT else asked,
-    )
 
 
 def _filterable(fields: Sequence[FilterableBody]) -> tuple[FilterableField, ...]:
     wanted = tuple(FilterableField(one.field, FieldType(one.type)) for one in fields)
     raise_if_any(check_filterable(wanted))
     return wanted
-
-
-def _default_storage(metric: Metric) -> Storage:
-    """Half precision where only direction counts; lengths and products may be beyond its range."""
-    return Storage.HALF if metric is Metric.COSINE else Storage.FLOAT

@@ -35,7 +35,9 @@ from vecmeter.http.fields import (
     Text,
     VectorId,
     WithinMeasure,
+    changes,
     examples,
+    took,
 )
 from vecmeter.settings import Settings
 from vecmeter.vectors.model import StoredVector, Written
@@ -102,9 +104,10 @@ class BatchBody(Body):
         {
             "vectors": [
                 {"id": "a", "document": "The invoice is due in March.", "metadata": {"kind": "invoice"}},
-                {"id": "b", "vector": [0.1, 0.2, 0.3]},
+                {"id": "b", "document": "The cat sleeps on the sofa."},
             ]
-        }
+        },
+        {"vectors": [{"id": "a", "vector": [0.1, 0.2, 0.3]}, {"id": "b", "vector": "zczMPc3MTD6amZk+"}]},
     )
 
     vectors: Annotated[list[VectorBody], WithinMeasure, Field(min_length=1)]
@@ -161,8 +164,10 @@ class DeleteBody(Body):
 class PatchBody(Body):
     """What to change of a vector; the rest stays. A document for the collection's embedder changes the numbers, too."""
 
-    model_config = examples(
-        {"set": {"paid": True}, "unset": ["due"]}, {"expires_at": None}, {"document": "It was paid.", "if_version": 3}
+    model_config = changes(
+        {"set": {"paid": True}, "unset": ["due"]},
+        {"expires_at": "2099-01-01T00:00:00Z"},
+        {"document": "It was paid.", "if_version": 3},
     )
 
     set: Metadata | None = None
@@ -233,18 +238,42 @@ class WrittenOut(TypedDict):
 
 
 class BatchOut(MeteredAnswer):
+    model_config = examples(
+        {
+            "inserted": 1,
+            "updated": 1,
+            "results": [
+                {"id": "a", "namespace": "", "operation": "insert", "version": 1},
+                {"id": "b", "namespace": "", "operation": "update", "version": 2},
+            ],
+            "usage": took(6e-06, tokens=7, vectors=2),
+        }
+    )
+
     inserted: int
     updated: int
     results: list[WrittenOut]
 
 
 class PatchOut(MeteredAnswer):
+    model_config = examples({"status": "ok", "vector_id": "a", "version": 3, "usage": took(3e-06, vectors=1)})
+
     status: Literal["ok"] = "ok"
     vector_id: str
     version: int
 
 
 class PutOut(PatchOut):
+    model_config = examples(
+        {
+            "status": "ok",
+            "operation": "insert",
+            "vector_id": "a",
+            "version": 1,
+            "usage": took(4e-06, tokens=7, vectors=1),
+        }
+    )
+
     operation: Literal["insert", "update"]
 
 
@@ -258,11 +287,23 @@ class VectorItem(Answer):
     expires_at: datetime | None = None
 
 
+_STORED = {
+    "id": "a",
+    "namespace": "",
+    "version": 1,
+    "vector": [0.1, 0.2, 0.3],
+    "document": "The invoice is due in March.",
+    "metadata": {"kind": "invoice"},
+}
+
+
 class VectorOut(VectorItem, MeteredAnswer):
-    pass
+    model_config = examples(_STORED | {"usage": took(vectors=1)})
 
 
 class VectorsOut(MeteredAnswer):
+    model_config = examples({"vectors": [_STORED], "count": 1, "usage": took(vectors=1)})
+
     vectors: list[VectorItem]
     count: int
 
@@ -272,17 +313,23 @@ class IdOut(Answer):
 
 
 class IdsOut(MeteredAnswer):
+    model_config = examples({"vectors": [{"id": "a"}, {"id": "b"}], "namespace": "", "usage": took(vectors=2)})
+
     vectors: list[IdOut]
     namespace: str
     next_page_token: str | None = None
 
 
 class UpdatedOut(MeteredAnswer):
+    model_config = examples({"matched": 1, "updated": 1, "usage": took(3e-06, vectors=1)})
+
     matched: int
     updated: int
 
 
 class DeletedOut(MeteredAnswer):
+    model_config = examples({"matched": 1, "deleted": 1, "usage": took(vectors=1)})
+
     matched: int
     deleted: int
 

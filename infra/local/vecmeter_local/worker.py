@@ -59,7 +59,9 @@ def serve(descriptor: int) -> None:
     """Take requests until asked to stop, and finish those in flight."""
     from admin_function.metrics_routes import exposition
     from admin_function.routes import router as admin
+    from search_function.pinecone.routes import router as pinecone_search
     from search_function.routes import router as search
+    from upsert_function.pinecone.routes import router as pinecone_upsert
     from upsert_function.routes import router as upsert
     from vecmeter.http.app import create_app
     from vecmeter.logs import configure_logging
@@ -70,7 +72,8 @@ def serve(descriptor: int) -> None:
     configure_logging(wired.settings.log_level, wired.settings.log_format, "local")
     stops = StopRequests()
     with stops.handled(), socket.socket(fileno=descriptor) as listener:
-        server = HttpServer(create_app(wired, search, upsert, admin, exposition, service="local"), listener)
+        routers = (search, upsert, admin, exposition, pinecone_search, pinecone_upsert)
+        server = HttpServer(create_app(wired, *routers, service="local"), listener)
         stops.hasten_with(server.hasten)
         # What is there now stays: looking through it for garbage again and again would hold up every request.
         gc.collect()

@@ -6,6 +6,7 @@
     ├── SettingsError                    a setting is missing or wrong (names every one)
     ├── AuthenticationError              no key, malformed, unknown, revoked, expired: one answer for all
     ├── MissingRoleError                 the key lacks the role
+    ├── KeyWithoutProjectError           the route is about the key's project, and it has none
     ├── NotFoundError
     │   ├── ProjectNotFoundError
     │   ├── ApiKeyNotFoundError
@@ -19,6 +20,7 @@
     │   ├── ProjectBeingDeletedError
     │   ├── ApiKeyRevokedError           for good: it neither changes nor rotates
     │   ├── CollectionExistsError
+    │   ├── DeletionProtectedError       the collection is protected from being deleted
     │   ├── VectorExistsError
     │   ├── PriceVersionExistsError
     │   └── VersionConflictError         ``if_version`` does not hold
@@ -26,6 +28,7 @@
     │   ├── CostExceedsLimitError        can never fit into a limit: retrying is pointless
     │   └── IdempotencyKeyReusedError    the key was sent with another request before
     ├── PayloadTooLargeError
+    ├── UnsupportedError             a client of another service asks for what there is not
     ├── LimitExceededError               a quota says no, with the policies it violates
     └── UnavailableError
         ├── OverloadedError              more requests at hand than a server keeps waiting
@@ -74,6 +77,11 @@ class AuthenticationError(VecmeterError):
 class MissingRoleError(VecmeterError):
     code = "missing_role"
     title = "The key lacks the role"
+
+
+class KeyWithoutProjectError(VecmeterError):
+    code = "key_without_project"
+    title = "The key belongs to no project"
 
 
 class NotFoundError(VecmeterError):
@@ -141,6 +149,11 @@ class CollectionExistsError(ConflictError):
     title = "Collection exists already"
 
 
+class DeletionProtectedError(ConflictError):
+    code = "deletion_protected"
+    title = "The collection is protected"
+
+
 class VectorExistsError(ConflictError):
     code = "vector_exists"
     title = "Vector exists already"
@@ -192,6 +205,11 @@ class IdempotencyKeyReusedError(InvalidRequestError):
 class PayloadTooLargeError(VecmeterError):
     code = "payload_too_large"
     title = "The request is too large"
+
+
+class UnsupportedError(VecmeterError):
+    code = "unsupported"
+    title = "This is not there"
 
 
 @dataclass(frozen=True, slots=True)

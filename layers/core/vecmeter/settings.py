@@ -79,6 +79,13 @@ def _parse_http_url(raw: str) -> str:
     return raw
 
 
+def _parse_public_url(raw: str) -> str:
+    if re.fullmatch(r"(https?://[A-Za-z0-9.:\[\]-]+(/[A-Za-z0-9._~-]+)*)?", raw) is None:
+        raise ValueError("must be empty or a URL like https://vectors.example.com, without a slash at its end")
+    return raw
+
+
+_PUBLIC_URL = Parser("empty, or a URL with http or https, without a slash at its end", _parse_public_url)
 _HTTP_URL = Parser("empty, or a URL with http or https", _parse_http_url)
 _PATH_PREFIX = Parser("empty, or a path like /v1", _parse_path_prefix)
 
@@ -107,6 +114,11 @@ class Settings:
 
     # HTTP
     api_prefix: str = _setting("/v1", "prefix of the business routes", _PATH_PREFIX)
+    public_url: str = _setting(
+        "",
+        "where clients reach the service, which names it in the hosts of Pinecone's wire; empty: as the request came",
+        _PUBLIC_URL,
+    )
     max_body_bytes: int = _setting(str(6 * 1024 * 1024), "largest request body", _integer(1024, 10 * 1024 * 1024))
     max_response_bytes: int = _setting(
         str(5 * 1024 * 1024),

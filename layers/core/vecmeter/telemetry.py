@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from enum import Enum
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 # The submodules, not the package's own names: those would load the tracer's and the event handlers' as well.
@@ -195,11 +196,13 @@ class RequestMetrics:
         self.add(Metric.LATENCY, round(duration_ms, 3))
         if status in REFUSED_STATUSES:
             self.add(Metric.REFUSALS, 1)
-        if status >= 500:
+        # What there is not, a client of another service asks for: no fault of ours.
+        is_fault = status >= 500 and status != HTTPStatus.NOT_IMPLEMENTED
+        if is_fault:
             self.add(Metric.ERRORS, 1)
         self._properties["status"] = status
         _request_log.log(
-            logging.ERROR if status >= 500 else logging.INFO,
+            logging.ERROR if is_fault else logging.INFO,
             "%s %s %d",
             method,
             route,

@@ -16,6 +16,7 @@ from vecmeter.errors import InvalidRequestError, VecmeterError, Violation
 from vecmeter.http.edge import RequestEdge
 from vecmeter.http.health import health
 from vecmeter.http.openapi import describe
+from vecmeter.http.pinecone.errors import envelope, is_pinecone
 from vecmeter.http.problems import http_problem, problem, problem_of
 from vecmeter.http.route import UnversionedRouter
 from vecmeter.runtime import Runtime
@@ -73,17 +74,18 @@ async def _on_our_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, VecmeterError)
     state, now = request.state, request.app.state.runtime.clock()
     state.metrics.annotate(error=error.code)
-    return problem_of(error, state.request_id, now, state.limits, committed=state.committed)
+    return _spoken(request, problem_of(error, state.request_id, now, state.limits, committed=state.committed))
 
 
 async def _on_invalid_request(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     details = error.errors()
     if request.state.body_bytes == 0 and any(detail["loc"] == ("body",) for detail in details):
-        return http_problem(400, request.state.request_id, "The body is empty, and this route wants JSON.")
+        empty = "The body is empty, and this route wants JSON."
+        return _spoken(request, http_problem(400, request.state.request_id, empty))
     violations = [Violation(_path(detail["loc"]), _message(detail)) for detail in details]
     request.state.metrics.annotate(error=InvalidRequestError.code)
-    return problem(
+    found = problem(
         status=422,
         code="invalid_request",
         title="The request does not validate",
@@ -91,6 +93,7 @@ async def _on_invalid_request(request: Request, error: Exception) -> Response:
         request_id=request.state.request_id,
         violations=violations,
     )
+    return _spoken(request, found)
 
 
 async def _on_http_error(request: Request, error: Exception) -> Response:
@@ -99,7 +102,13 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
     if error.status_code == 405:
         headers["Allow"] = ", ".join(_allowed_methods(request))
     detail = str(error.detail) if error.status_code == 400 else None
-    return http_problem(error.status_code, request.state.request_id, detail, headers)
+    return _spoken(request, http_problem(error.status_code, request.state.request_id, detail, headers))
+
+
+def _spoken(request: Request, problem: Response) -> Response:
+    """A problem in the form that the clients of its path know."""
+    path = request.scope["path"]
+    return envelope(problem, path) if is_pinecone(path) else problem
 
 
 def _allowed_methods(request: Request) -> list[str]:

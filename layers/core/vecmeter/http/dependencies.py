@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from starlette.responses import Response
 
 from vecmeter.errors import MissingRoleError, PayloadTooLargeError
-from vecmeter.http.fields import MeteredAnswer, Usage
+from vecmeter.http.fields import MeteredAnswer
 from vecmeter.http.rate_limit_headers import rate_limit_headers
 from vecmeter.ledger.demands import Admission, Demand
 from vecmeter.ledger.metering import Hold, Outcome
@@ -53,9 +53,10 @@ class Call:
         tokens: int = 0,
         vectors: int = 0,
         searches: int = 1,
+        in_own_project: bool = False,
     ) -> Hold:
         """Admit the request: ``tokens`` of text in it, ``vectors`` it will write and how many ``searches`` it is are
-        counted before the work.
+        counted before the work. ``in_own_project``: the route does not say the project; it is the key's.
 
         Raises whatever says no: see ``Admissions.admit``.
         """
@@ -69,7 +70,9 @@ class Call:
         )
         self.metrics.operation = operation.value
         with self.metrics.timed(Metric.LEDGER_TIME, "admit"):
-            hold = self.runtime.ledger.admit(self._demand(operation, role, project_id, cost, prices))
+            hold = self.runtime.ledger.admit(
+                self._demand(operation, role, project_id, cost, prices, in_own_project=in_own_project)
+            )
         self._request.state.limits = hold.limits
         self._identify(hold.admission)
         return hold
@@ -106,7 +109,7 @@ class Call:
     def respond(
         self,
         hold: Hold,
-        answer: BaseModel,
+        answer: BaseModel | None,
         *,
         status: int = 200,
         vectors: int = 0,
@@ -139,16 +142,11 @@ class Call:
             raise PayloadTooLargeError(message)
         return self.settle(hold, answered)
 
-    def render(self, hold: Hold, answer: BaseModel, status: int, outcome: Outcome) -> Answered:
+    def render(self, hold: Hold, answer: BaseModel | None, status: int, outcome: Outcome) -> Answered:
         """The answer as it will be sent, with what the request takes in it; nothing is settled yet."""
         cost = hold.cost(outcome.vectors)
         if isinstance(answer, MeteredAnswer):
-            answer.usage = Usage(
-                requests=cost.requests,
-                tokens=cost.tokens,
-                vectors=cost.vectors,
-                cost_usd=cost.micro_usd / 1_000_000,
-            )
+            answer.bill(cost)
         response = render(answer, status, rate_limit_headers(hold.limits, self.runtime.clock()))
         return Answered(response, replace(outcome, response_bytes=len(response.body)), cost)
 
@@ -184,6 +182,8 @@ class Call:
         project_id: str | None,
         cost: Cost,
         prices: PriceList | None = None,
+        *,
+        in_own_project: bool = False,
     ) -> Demand:
         return Demand(
             request_id=self._request.state.request_id,
@@ -195,11 +195,13 @@ class Call:
             request_bytes=self._request.state.body_bytes,
             cost=cost,
             prices=prices,
+            in_own_project=in_own_project,
         )
 
 
-def render(answer: BaseModel, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    content = answer.model_dump_json(exclude_none=True).encode()
+def render(answer: BaseModel | None, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """A response with what the answer says; None: with an empty body."""
+    content = answer.model_dump_json(exclude_none=True).encode() if answer is not None else b""
     return Response(content, status_code=status, headers=dict(headers or {}), media_type="application/json")
 
 

@@ -9,11 +9,13 @@ import time
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vecmeter import deadline
 from vecmeter.breaker import Circuits
 from vecmeter.errors import PayloadTooLargeError
+from vecmeter.http.pinecone.errors import REQUEST_ID, envelope, is_pinecone
 from vecmeter.http.problems import problem
 from vecmeter.logs import request_scope
 from vecmeter.settings import Settings
@@ -62,7 +64,10 @@ class RequestEdge:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["X-Request-Id"] = request_id
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-Id"] = request_id
+                if is_pinecone(scope["path"]):
+                    headers[REQUEST_ID] = request_id
             await send(message)
 
         with request_scope(request_id, metrics.trace_id), deadline.of_request(self._time_of(scope)):
@@ -76,7 +81,9 @@ class RequestEdge:
                 metrics.annotate(error="internal")
                 if status:
                     raise
-                await _internal_error(request_id, scope["state"]["committed"])(scope, receive, send_with_id)
+                failed = _internal_error(request_id, scope["state"]["committed"])
+                spoken = envelope(failed, scope["path"]) if is_pinecone(scope["path"]) else failed
+                await spoken(scope, receive, send_with_id)
             finally:
                 self._measure_circuits(metrics)
                 metrics.finish(
@@ -131,7 +138,7 @@ def _number(announced: str) -> int:
     return int(announced) if re.fullmatch(r"[0-9]{1,18}", announced) else 0
 
 
-def _internal_error(request_id: str, committed: bool) -> ASGIApp:
+def _internal_error(request_id: str, committed: bool) -> Response:
     return problem(
         status=500,
         code="internal",

@@ -31,6 +31,7 @@ from vecmeter.errors import (
     PayloadTooLargeError,
     ProjectNotFoundError,
 )
+from vecmeter.ledger.model import Cost
 from vecmeter.vectors.checks import are_ordinary
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
@@ -52,6 +53,24 @@ class Body(BaseModel):
 def examples(*bodies: dict[str, Any]) -> ConfigDict:
     """The configuration of a body with examples for the API's document."""
     return ConfigDict(json_schema_extra={"examples": list(bodies)})
+
+
+def changes(*bodies: dict[str, Any]) -> ConfigDict:
+    """The same of a body whose fields stay as they are where they are left out: the document names no defaults for
+    them, or clients made from it would send these.
+    """
+
+    def complete(schema: dict[str, Any]) -> None:
+        schema["examples"] = list(bodies)
+        for field in schema["properties"].values():
+            field.pop("default", None)
+
+    return ConfigDict(json_schema_extra=complete)
+
+
+def took(cost_usd: float = 1e-06, *, tokens: int = 0, vectors: int = 0) -> dict[str, Any]:
+    """``usage`` in the example of an answer."""
+    return {"requests": 1, "tokens": tokens, "vectors": vectors, "cost_usd": cost_usd}
 
 
 class Parameters(BaseModel):
@@ -78,19 +97,32 @@ class MeteredAnswer(Answer):
 
     usage: Usage = Usage()
 
+    def bill(self, cost: Cost) -> None:
+        """Say what the request took."""
+        self.usage = Usage(
+            requests=cost.requests,
+            tokens=cost.tokens,
+            vectors=cost.vectors,
+            cost_usd=cost.micro_usd / 1_000_000,
+        )
+
 
 class ProblemError(Answer):
+    """One offending place of the request, in dotted form: ``vectors.3.id``."""
+
     path: str
     message: str
 
 
 class ProblemPolicy(Answer):
+    """A limit that said no. Budgets are in US dollars; a limit without a window has no moment at which it resets."""
+
     name: str
     scope: str
-    limit: int
-    used: int
-    remaining: int
-    resets_at: datetime
+    limit: int | float
+    used: int | float
+    remaining: int | float
+    resets_at: datetime | None
 
 
 class Problem(Answer):
@@ -208,7 +240,7 @@ Filter = Annotated[
     dict[str, Any],
     Field(
         description='A predicate over metadata: {"field": value} or {"field": {"$gt": value}}; all must hold. '
-        "Operators: $eq $ne $gt $gte $lt $lte $in $nin $exists $contains $and $or $not; see docs/filters.md.",
+        "Operators: $eq $ne $gt $gte $lt $lte $in $nin $exists $contains $has $and $or $not; see docs/filters.md.",
         examples=[{"kind": "invoice", "amount": {"$gte": 100}}],
     ),
 ]
@@ -226,18 +258,20 @@ WithinMeasure = BeforeValidator(_within_measure)
 ProjectPath = Annotated[
     str,
     _possible(NAME, ProjectNotFoundError, "project"),
-    Path(description="Project id.", json_schema_extra={"pattern": NAME}),
+    Path(description="Project id.", examples=["acme"], json_schema_extra={"pattern": NAME}),
 ]
-VectorPath = Annotated[str, AfterValidator(_not_empty), AfterValidator(_storable), Path(description="Vector id.")]
+VectorPath = Annotated[
+    str, AfterValidator(_not_empty), AfterValidator(_storable), Path(description="Vector id.", examples=["a"])
+]
 CollectionPath = Annotated[
     str,
     _possible(NAME, CollectionNotFoundError, "collection"),
-    Path(description="Collection name.", json_schema_extra={"pattern": NAME}),
+    Path(description="Collection name.", examples=["notes"], json_schema_extra={"pattern": NAME}),
 ]
 ApiKeyPath = Annotated[
     str,
     _possible(_KEY_ID, ApiKeyNotFoundError, "API key"),
-    Path(description="API key id.", json_schema_extra={"pattern": _KEY_ID}),
+    Path(description="API key id.", examples=["key_47Zpx437HfE"], json_schema_extra={"pattern": _KEY_ID}),
 ]
 
 

@@ -9,7 +9,7 @@ from starlette.responses import Response
 from vecmeter import __version__, deadline
 from vecmeter.errors import UnavailableError
 from vecmeter.http.dependencies import render
-from vecmeter.http.fields import Answer
+from vecmeter.http.fields import Answer, examples
 from vecmeter.http.problems import problem
 from vecmeter.runtime import Runtime
 from vecmeter.vectors.maintenance import MINIMUM_PGVECTOR, is_supported
@@ -20,11 +20,28 @@ _ANSWER_SECONDS = 1.0
 
 
 class Health(Answer):
+    model_config = examples({"status": "ok", "version": __version__})
+
     status: str
     version: str
 
 
 class Readiness(Health):
+    model_config = examples(
+        {
+            "status": "ok",
+            "version": __version__,
+            "checks": {
+                "postgresql": "ok",
+                "pgvector": "0.8.6",
+                "ledger": "ok",
+                "database_circuit": "closed",
+                "embedder_circuit": "closed",
+                "ledger_circuit": "closed",
+            },
+        }
+    )
+
     checks: dict[str, str]
 
 

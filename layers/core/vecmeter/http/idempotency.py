@@ -42,7 +42,7 @@ class WriteCall(Call):
         self,
         hold: Hold,
         work: Callable[[Terms], T],
-        answer: Callable[[T], BaseModel],
+        answer: Callable[[T], BaseModel | None],
         *,
         status: int = 200,
         vectors: Callable[[T], int] = lambda _: 0,

@@ -1,18 +1,23 @@
 """The OpenAPI document: what FastAPI makes of the routes, completed with what it cannot know.
 
-That is how a key is sent, that errors are problems, which headers answers carry, and this deployment's limits.
+That is how a key is sent, that errors are problems and which codes they have, which headers answers carry, and this
+deployment's limits.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from fastapi import FastAPI
 
+from vecmeter import errors
+from vecmeter.errors import VecmeterError, ViolatedPolicy, Violation
 from vecmeter.http.fields import Problem
 from vecmeter.http.idempotency import KEY_SCHEMA
-from vecmeter.http.problems import MEDIA_TYPE
+from vecmeter.http.problems import HTTP_PROBLEMS, MEDIA_TYPE, http_problem, problem_of, status_of
 from vecmeter.settings import Settings
 from vecmeter.vectors.once import HEADER
 
@@ -25,6 +30,32 @@ _SECURITY_SCHEMES = {
     "bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "vm_..."},
     "apiKey": {"type": "apiKey", "in": "header", "name": "Api-Key"},
 }
+_SERVERS = (
+    {"url": "/", "description": "The service this document was fetched from."},
+    {"url": "http://127.0.0.1:8000", "description": "The local stack: make run."},
+    {
+        "url": "https://{api}.execute-api.{region}.amazonaws.com",
+        "description": "A deployment.",
+        "variables": {"api": {"default": "your-api"}, "region": {"default": "us-east-1"}},
+    },
+)
+_TAGS = {
+    "health": "Whether the service and what it needs answer. No key is needed.",
+    "search": "Search by vector, by text, by a stored vector; measure recall.",
+    "collections": "Sets of vectors of one dimension and metric.",
+    "namespaces": "Partitions of a collection: one for each end customer, say.",
+    "vectors": "Write, fetch, list, change and delete vectors. Writes take an `Idempotency-Key`.",
+    "own usage": "What the calling key used, what it cost and what is left. Looking is free.",
+    "projects and keys": "Projects of tenants, and the keys that reach them. Role `admin`.",
+    "audit": "Who changed keys, projects and limits. Role `admin`.",
+    "usage": "What keys used, and the alerts of their limits. Role `admin`.",
+    "costs": "What days and users cost; the prices. Role `admin`.",
+    "quotas": "Limits of the system, users, projects, keys and collections. Role `admin`.",
+    "maintenance": "Maintenance by hand, and its history. For system admins.",
+    "metrics": "The whole service in numbers. For system admins.",
+}
+# Not counted, so neither refused by a limit nor told what is left of one.
+_FREE = {"own_usage", "own_quota", "own_costs", "prometheus"}
 _PROBLEMS = {
     "400": ("NotJson", "The body is not JSON."),
     "401": ("NoValidKey", "No key, or a malformed, unknown, revoked or expired one: the answer is the same."),
@@ -39,7 +70,11 @@ _PROBLEMS = {
 }
 _ALWAYS = ("401", "422", "500", "503")
 _HEADERS: Mapping[str, Mapping[str, Any]] = {
-    "X-Request-Id": {"description": "Id of the request and of its usage record.", "schema": {"type": "string"}},
+    "X-Request-Id": {
+        "description": "Id of the request and of its usage record.",
+        "required": True,
+        "schema": {"type": "string"},
+    },
     "RateLimit": {
         "description": "What remains (r) of each limit, and the seconds (t) until it resets.",
         "schema": {"type": "string"},
@@ -48,12 +83,12 @@ _HEADERS: Mapping[str, Mapping[str, Any]] = {
         "description": "Each limit (q) and the seconds of its window (w).",
         "schema": {"type": "string"},
     },
-    "Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}},
+    "Retry-After": {"description": "Seconds to wait.", "required": True, "schema": {"type": "integer"}},
     "Idempotency-Replayed": {
         "description": "true: it is the answer to an earlier request with the same Idempotency-Key; nothing was done.",
         "schema": {"type": "string", "enum": ["true"]},
     },
-    "WWW-Authenticate": {"description": "Bearer", "schema": {"type": "string"}},
+    "WWW-Authenticate": {"description": "Bearer", "required": True, "schema": {"type": "string"}},
 }
 
 
@@ -71,6 +106,7 @@ def describe(app: FastAPI, settings: Settings) -> None:
 
 def _complete(document: dict[str, Any], settings: Settings) -> None:
     document["info"]["description"] = _DESCRIPTION
+    document["servers"] = [*_SERVERS]
     components = document.setdefault("components", {})
     schemas = components.setdefault("schemas", {})
     for name in ("HTTPValidationError", "ValidationError"):
@@ -83,6 +119,8 @@ def _complete(document: dict[str, Any], settings: Settings) -> None:
     components["responses"] = {name: _problem(status, text) for status, (name, text) in _PROBLEMS.items()}
     for path, operation in _operations(document):
         _complete_operation(operation, is_business=not path.startswith("/health"))
+    used = {tag for _, operation in _operations(document) for tag in operation["tags"]}
+    document["tags"] = [{"name": tag, "description": _TAGS[tag]} for tag in _TAGS if tag in used]
     for (schema, field), limit in _limits(settings).items():
         if schema in schemas:
             _variant(schemas[schema]["properties"][field]).update(limit)
@@ -96,10 +134,12 @@ def _operations(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]
 
 def _complete_operation(operation: dict[str, Any], *, is_business: bool) -> None:
     answers = operation["responses"]
+    operation["summary"] = operation["operationId"].replace("_", " ").capitalize()
+    is_metered = is_business and operation["operationId"] not in _FREE
+    carried = ["X-Request-Id", *(("RateLimit", "RateLimit-Policy") if is_metered else ())]
     for status, answer in answers.items():
         if status < "400":
-            own = answer.get("headers", {})
-            answer["headers"] = _refer("headers", "X-Request-Id", "RateLimit", "RateLimit-Policy") | own
+            answer["headers"] = _refer("headers", *carried) | answer.get("headers", {})
     if not is_business:
         answers.pop("422", None)
         answers.update({status: _reference(status) for status in answers if status >= "400"})
@@ -114,7 +154,10 @@ def _complete_operation(operation: dict[str, Any], *, is_business: bool) -> None
     statuses = {*_ALWAYS, *(status for status in answers if status >= "400")}
     if "requestBody" in operation:
         statuses.add("400")
-    if "own usage" not in operation["tags"]:
+        # One that may be left out, which is not the same as null to whoever makes a client from this.
+        content = operation["requestBody"]["content"]["application/json"]
+        content["schema"] = _variant(content["schema"])
+    if is_metered:
         statuses |= {"403", "404", "413", "429"}
     answers.update({status: _reference(status) for status in sorted(statuses)})
 
@@ -127,11 +170,44 @@ def _problem(status: str, description: str) -> dict[str, Any]:
         names += ["RateLimit", "RateLimit-Policy"]
     if status == "401":
         names.append("WWW-Authenticate")
+    codes = sorted({f"`{code}`" for code in _codes(int(status))})
+    schema = {"$ref": "#/components/schemas/Problem"}
     return {
-        "description": description,
+        "description": f"{description} `code`: {', '.join(codes)}.",
         "headers": _refer("headers", *names),
-        "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+        "content": {MEDIA_TYPE: {"schema": schema, "example": _example(int(status))}},
     }
+
+
+def _codes(status: int) -> Iterator[str]:
+    """The codes of the problems with a status."""
+    kinds: list[type[VecmeterError]] = [VecmeterError]
+    for kind in kinds:
+        kinds += (below for below in kind.__subclasses__() if below.__module__ == errors.__name__)
+        if status_of(kind) == status:
+            yield kind.code
+    yield from (code for known, code in HTTP_PROBLEMS if known == status)
+
+
+def _example(status: int) -> dict[str, Any]:
+    """A problem with a status, as it is answered."""
+    now, request_id = datetime(2026, 11, 21, 12, tzinfo=UTC), "e1391c9fbabe5487"
+    midnight = datetime(2026, 11, 22, tzinfo=UTC)
+    reached = ViolatedPolicy("daily_requests", "key", 100, 100, 0, midnight, window_seconds=86_400)
+    too_many = Violation("top_k", "is 20000; at most 10000 is allowed")
+    raised: Mapping[int, VecmeterError] = {
+        401: errors.AuthenticationError(),
+        403: errors.MissingRoleError("This needs a key with the role 'write'."),
+        404: errors.CollectionNotFoundError("There is no collection 'notes'."),
+        409: errors.CollectionExistsError("Collection 'notes' exists already."),
+        413: errors.PayloadTooLargeError("vectors has 1001 items; at most 1000 are allowed."),
+        422: errors.InvalidRequestError(f"{too_many.path}: {too_many.message}.", (too_many,)),
+        429: errors.LimitExceededError((reached,), retry_after=43_200),
+        503: errors.DatabaseUnavailableError("The database does not answer."),
+    }
+    found = problem_of(raised[status], request_id, now) if status in raised else http_problem(status, request_id)
+    example: dict[str, Any] = json.loads(bytes(found.body))
+    return example
 
 
 def _refer(kind: str, *names: str) -> dict[str, Any]:

@@ -27,8 +27,8 @@ def encode_page_token(position: str) -> str:
     return base64.urlsafe_b64encode(position.encode()).decode()
 
 
-def decode_page_token(token: str | None, form: str) -> str:
-    """The position a token stands for; empty for none.
+def decode_page_token(token: str | None, form: str, field: str = "page_token") -> str:
+    """The position a token stands for; empty for none. ``field`` is what the request calls the token.
 
     Anybody can make a token, so a position has to have the ``form`` (a regular expression) of those of its list.
 
@@ -42,15 +42,15 @@ def decode_page_token(token: str | None, form: str) -> str:
     except (binascii.Error, ValueError):
         position = ""
     if re.fullmatch(form, position, re.ASCII | re.DOTALL) is None:
-        raise _not_ours()
+        raise _not_ours(field)
     return position
 
 
 def require_prefix(position: str, prefix: str) -> None:
     """Raises InvalidRequestError for a position outside the part of the list that the request is about."""
     if position and not position.startswith(prefix):
-        raise _not_ours()
+        raise _not_ours("page_token")
 
 
-def _not_ours() -> InvalidRequestError:
-    return invalid("page_token", "is not a token this list gave")
+def _not_ours(field: str) -> InvalidRequestError:
+    return invalid(field, "is not a token this list gave")

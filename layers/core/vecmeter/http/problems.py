@@ -29,11 +29,13 @@ STATUSES: Mapping[type[VecmeterError], int] = {
     errors.SettingsError: 500,
     errors.AuthenticationError: 401,
     errors.MissingRoleError: 403,
+    errors.KeyWithoutProjectError: 403,
     errors.NotFoundError: 404,
     errors.ConflictError: 409,
     errors.InvalidRequestError: 422,
     errors.PayloadTooLargeError: 413,
     errors.LimitExceededError: 429,
+    errors.UnsupportedError: 501,
     errors.UnavailableError: 503,
 }
 

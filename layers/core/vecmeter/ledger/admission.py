@@ -18,6 +18,7 @@ from functools import partial
 
 from vecmeter.errors import (
     AuthenticationError,
+    KeyWithoutProjectError,
     LedgerUnavailableError,
     MissingRoleError,
     ProjectNotFoundError,
@@ -93,7 +94,7 @@ class Admissions:
         """Let a request run or say why not; refused requests consume nothing and change nothing.
 
         Raises:
-            AuthenticationError, MissingRoleError, ProjectNotFoundError: not this key.
+            AuthenticationError, MissingRoleError, KeyWithoutProjectError, ProjectNotFoundError: not this key.
             LimitExceededError: a limit has no room left.
             CostExceedsLimitError: the cost is above the whole limit.
             LedgerUnavailableError: the table does not answer.
@@ -121,7 +122,8 @@ class Admissions:
         """Let a key through that this instance saw a short while ago, as it saw it: the ledger is away.
 
         Raises:
-            AuthenticationError, MissingRoleError, ProjectNotFoundError: not this key, as it was then.
+            AuthenticationError, MissingRoleError, KeyWithoutProjectError, ProjectNotFoundError: not this key, as it was
+                then.
         """
         api_key_id, now = demand.credential.api_key_id, self._now()
         view, seen_at = self._views.get(api_key_id), self._seen_at.get(api_key_id)
@@ -234,6 +236,8 @@ class Admissions:
         verify(key, demand.credential, now)
         if demand.role is not None and demand.role not in key.roles:
             raise MissingRoleError(f"This needs a key with the role {demand.role.value!r}.")
+        if demand.in_own_project and key.project_id is None:
+            raise KeyWithoutProjectError("This key belongs to no project, and the route is about the key's own.")
         if demand.project_id is None or demand.project_id == key.project_id:
             return {}
         missing = ProjectNotFoundError(f"There is no project {demand.project_id!r}.")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from vecmeter.errors import (
     AuthenticationError,
     CostExceedsLimitError,
+    KeyWithoutProjectError,
     LedgerUnavailableError,
     LimitExceededError,
     MissingRoleError,
@@ -32,6 +33,7 @@ STALE_VIEWS = 12
 _REFUSALS = (
     AuthenticationError,
     MissingRoleError,
+    KeyWithoutProjectError,
     ProjectNotFoundError,
     LimitExceededError,
     CostExceedsLimitError,

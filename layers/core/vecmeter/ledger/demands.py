@@ -22,6 +22,7 @@ class Demand:
 
     ``request_id`` must be ours: it marks the request as counted, so a client's word would let it ride for free.
     ``prices``: the list that the cost was reckoned by and the request is billed by; None: the current one.
+    ``in_own_project``: the route concerns the key's project, so the key must belong to one.
     """
 
     request_id: str
@@ -33,6 +34,7 @@ class Demand:
     request_bytes: int
     cost: Cost
     prices: PriceList | None = None
+    in_own_project: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +60,12 @@ class Admission:
     @property
     def project_id(self) -> str | None:
         return self.demand.project_id or self.key.project_id
+
+    @property
+    def own_project(self) -> str:
+        """The project of a request that is about the key's own."""
+        assert self.key.project_id is not None, "in_own_project admits none without"
+        return self.key.project_id
 
     @property
     def mark(self) -> HoldMark:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 from array import array
 from collections.abc import Mapping, Sequence
@@ -25,6 +26,9 @@ _MAX_HALF = 65_504.0
 # Every write opens the index of each; an index's name is a hash, so a field's is bounded for its own sake.
 MAX_FILTERABLE = 16
 MAX_FIELD_BYTES = 255
+MAX_TAGS = 20
+MAX_TAG_KEY = 80
+MAX_TAG_VALUE = 120
 
 
 def check_index(dimension: int, index: IndexDefinition) -> Violation | None:
@@ -80,6 +84,23 @@ def check_filterable(fields: Sequence[FilterableField]) -> list[Violation]:
     names = [one.field for one in fields]
     faults = [_fault_of_field(name, names[:index]) for index, name in enumerate(names)]
     return [Violation(f"filterable.{index}.field", fault) for index, fault in enumerate(faults) if fault]
+
+
+def check_tags(tags: Mapping[str, str], path: str = "tags") -> list[Violation]:
+    """What is wrong with the tags of a collection."""
+    if len(tags) > MAX_TAGS:
+        return [Violation(path, f"has {len(tags)} tags; at most {MAX_TAGS} are allowed")]
+    return [Violation(f"{path}.{key}", fault) for key, value in tags.items() if (fault := _fault_of_tag(key, value))]
+
+
+def _fault_of_tag(key: str, value: str) -> str | None:
+    if not 1 <= len(key) <= MAX_TAG_KEY:
+        return f"has a name of {len(key)} characters; 1 to {MAX_TAG_KEY} are allowed"
+    if re.fullmatch("[A-Za-z0-9_-]+", key) is None:
+        return "has a name with other characters than letters, digits, '_' and '-'"
+    if not 1 <= len(value) <= MAX_TAG_VALUE:
+        return f"has {len(value)} characters; 1 to {MAX_TAG_VALUE} are allowed"
+    return None if re.fullmatch("[ -~]+", value) else "has a character that is not printable ASCII"
 
 
 def _fault_of_field(name: str, before: Sequence[str]) -> str | None:

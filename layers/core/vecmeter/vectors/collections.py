@@ -18,6 +18,7 @@ from vecmeter.errors import (
     CollectionExistsError,
     CollectionNotFoundError,
     DatabaseUnavailableError,
+    DeletionProtectedError,
     InvalidRequestError,
 )
 from vecmeter.vectors import definitions, field_indexes, revisions, stock, texts
@@ -224,11 +225,12 @@ class Collections:
         self._forget(project_id, name)
         return self.get(project_id, name)
 
-    def drop(self, project_id: str, name: str, on: Terms = FREE) -> None:
+    def drop(self, project_id: str, name: str, on: Terms = FREE, *, even_protected: bool = False) -> None:
         """Drop a collection: its tables and its definition go in one transaction.
 
         Raises:
             CollectionNotFoundError: there is none.
+            DeletionProtectedError: it has ``deletion_protection``; with ``even_protected`` that does not matter.
             AnsweredBefore: the terms say no.
         """
 
@@ -238,6 +240,8 @@ class Collections:
                 collection = definitions.lock(connection, project_id, name)
                 if collection is None:
                     raise _missing(name)
+                if collection.deletion_protection and not even_protected:
+                    raise DeletionProtectedError(f"Collection {name!r} has deletion_protection: switch it off first.")
                 definitions.delete(connection, collection)
                 connection.execute(_STOP_MAINTENANCE, [MAINTENANCE_LOCK, collection.collection_id])
                 connection.execute(statement(DROP_TABLES, collection))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, LiteralString
 
 from psycopg.rows import RowMaker
@@ -29,7 +29,8 @@ DEFINITION_SECONDS = 30.0
 _COLUMNS: LiteralString = """
     c.collection_id, c.project_id, c.name, c.dimension, c.metric, c.index_type, c.index_m, c.index_ef_construction,
     c.index_storage, c.embedder_provider, c.embedder_model, c.created_at, c.ef_search, c.tuned_ef_search,
-    c.target_recall, c.text_search, c.texts_ready, c.filterable, 'vector'::regtype::oid::bigint AS vector_oid,
+    c.target_recall, c.text_search, c.texts_ready, c.filterable, c.deletion_protection, c.tags, c.requested,
+    'vector'::regtype::oid::bigint AS vector_oid,
     coalesce(h.hnsw, '[]') AS hnsw
     FROM vecmeter.collections c
     LEFT JOIN LATERAL (
@@ -55,10 +56,12 @@ _ALL: LiteralString = "SELECT " + _COLUMNS + " ORDER BY c.collection_id"
 _INSERT: LiteralString = """
     INSERT INTO vecmeter.collections (
         project_id, name, dimension, metric, index_type, index_m, index_ef_construction, index_storage,
-        embedder_provider, embedder_model, ef_search, target_recall, text_search, filterable
+        embedder_provider, embedder_model, ef_search, target_recall, text_search, filterable, deletion_protection, tags,
+        requested
     ) VALUES (
         %(project_id)s, %(name)s, %(dimension)s, %(metric)s, %(index_type)s, %(m)s, %(ef_construction)s, %(storage)s,
-        %(provider)s, %(model)s, %(ef_search)s, %(target_recall)s, %(text_search)s, %(filterable)s
+        %(provider)s, %(model)s, %(ef_search)s, %(target_recall)s, %(text_search)s, %(filterable)s,
+        %(deletion_protection)s, %(tags)s, %(requested)s
     )
 """
 # All that may be changed of a definition.
@@ -66,7 +69,8 @@ _UPDATE: LiteralString = """
     UPDATE vecmeter.collections SET
         index_type = %(index_type)s, index_m = %(m)s, index_ef_construction = %(ef_construction)s,
         index_storage = %(storage)s, ef_search = %(ef_search)s, target_recall = %(target_recall)s,
-        text_search = %(text_search)s, texts_ready = %(texts_ready)s, filterable = %(filterable)s
+        text_search = %(text_search)s, texts_ready = %(texts_ready)s, filterable = %(filterable)s,
+        deletion_protection = %(deletion_protection)s, tags = %(tags)s
     WHERE collection_id = %(collection_id)s
 """
 _DELETE: LiteralString = """
@@ -82,12 +86,15 @@ _TEXTS_ARE_READY: LiteralString = """
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What of a collection may be changed later on: see ``Collection``."""
+    """What a collection may have, or not: see ``Collection``. All but ``requested`` may be changed later on."""
 
     ef_search: int | None = None
     target_recall: float = 0.95
     text_search: str | None = None
     filterable: tuple[FilterableField, ...] = ()
+    deletion_protection: bool = False
+    tags: Mapping[str, str] = field(default_factory=dict)
+    requested: Mapping[str, Any] | None = None
 
 
 DEFAULTS = Options()
@@ -135,7 +142,8 @@ def insert(
         "metric": metric.value,
         "provider": embedder.provider if embedder else None,
         "model": embedder.model if embedder else None,
-        **_changeable(index, options.ef_search, options.target_recall, options.text_search, options.filterable),
+        "requested": Jsonb(options.requested) if options.requested is not None else None,
+        **_changeable(index, options),
     }
     connection.execute(_INSERT, parameters)
 
@@ -146,7 +154,7 @@ def update(connection: Connection, collection: Collection) -> None:
     parameters = {
         "collection_id": of.collection_id,
         "texts_ready": of.texts_ready,
-        **_changeable(of.index, of.ef_search, of.target_recall, of.text_search, of.filterable),
+        **_changeable(of.index, of),
     }
     connection.execute(_UPDATE, parameters)
 
@@ -160,22 +168,18 @@ def delete(connection: Connection, collection: Collection) -> None:
     connection.execute(_DELETE, {"collection_id": collection.collection_id})
 
 
-def _changeable(
-    index: IndexDefinition,
-    ef_search: int | None,
-    target_recall: float,
-    text_search: str | None,
-    filterable: tuple[FilterableField, ...],
-) -> Mapping[str, Any]:
+def _changeable(index: IndexDefinition, of: Options | Collection) -> Mapping[str, Any]:
     return {
         "index_type": index.type.value,
         "m": index.m,
         "ef_construction": index.ef_construction,
         "storage": index.storage.value,
-        "ef_search": ef_search,
-        "target_recall": target_recall,
-        "text_search": text_search,
-        "filterable": Jsonb([{"field": one.field, "type": one.type.value} for one in filterable]),
+        "ef_search": of.ef_search,
+        "target_recall": of.target_recall,
+        "text_search": of.text_search,
+        "filterable": Jsonb([{"field": one.field, "type": one.type.value} for one in of.filterable]),
+        "deletion_protection": of.deletion_protection,
+        "tags": Jsonb(of.tags),
     }
 
 

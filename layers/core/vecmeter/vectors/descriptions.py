@@ -11,7 +11,8 @@ from psycopg.rows import class_row
 from vecmeter.vectors.connection import Connection, Database
 from vecmeter.vectors.model import Collection, Plan
 from vecmeter.vectors.plans import NamespaceSize, choose_plan
-from vecmeter.vectors.tables import statement
+from vecmeter.vectors.prefixes import first_without
+from vecmeter.vectors.tables import LIVE_VECTOR, statement
 
 # A description shows so many namespaces, the largest ones.
 MOST_NAMESPACES = 100
@@ -23,7 +24,7 @@ _LIVE: LiteralString = """
     ), live AS (
         SELECT v.namespace, v.n - coalesce(e.n, 0) AS count
         FROM (
-            SELECT namespace, count(*) AS n FROM {vectors} WHERE namespace > %(after)s OR %(from_start)s
+            SELECT namespace, count(*) AS n FROM {vectors} WHERE (namespace > %(after)s OR %(from_start)s) [within]
             GROUP BY namespace ORDER BY namespace
         ) v LEFT JOIN expired e USING (namespace)
         WHERE v.n > coalesce(e.n, 0)
@@ -32,11 +33,23 @@ _LIVE: LiteralString = """
 _PAGE: LiteralString = """
     WITH [live] SELECT namespace, count FROM live ORDER BY namespace LIMIT %(limit)s
 """.replace("[live]", _LIVE)
+# How many namespaces have vectors: from each to the next, for counting the vectors would read them all.
+_COUNT_NAMESPACES: LiteralString = """
+    WITH RECURSIVE names (namespace) AS (
+        SELECT min(namespace) FROM {vectors} WHERE true [within]
+        UNION ALL
+        SELECT (SELECT min(namespace) FROM {vectors} WHERE namespace > names.namespace [within])
+        FROM names WHERE namespace IS NOT NULL
+    )
+    SELECT count(*) FROM names WHERE EXISTS (
+        SELECT FROM {vectors} v WHERE v.namespace = names.namespace AND [live]
+    )
+""".replace("[live]", LIVE_VECTOR)
 # The largest ones, each beside the number of all vectors.
 _LARGEST: LiteralString = """
     WITH [live] SELECT namespace, count, (sum(count) OVER ())::bigint AS total FROM live
     ORDER BY count DESC, namespace LIMIT %(limit)s
-""".replace("[live]", _LIVE)
+""".replace("[live]", _LIVE.replace("[within]", ""))
 _INDEXES: LiteralString = """
     SELECT h.namespace, h.storage, h.m, h.ef_construction, h.state, h.vectors, h.recall, h.built_at,
            h.probed_recall, h.probed_at, coalesce(pg_relation_size(i.indexrelid), 0) AS bytes
@@ -92,15 +105,27 @@ class Descriptions:
         self._database = database
         self._threshold = exact_threshold
 
-    def namespaces(self, collection: Collection, *, after: str | None, limit: int) -> list[NamespaceCount]:
-        """Up to ``limit`` namespaces with vectors that come after ``after``, sorted."""
-        parameters = {"after": after or "", "from_start": after is None, "limit": limit}
+    def namespaces(
+        self, collection: Collection, *, after: str | None, limit: int, prefix: str = ""
+    ) -> list[NamespaceCount]:
+        """Up to ``limit`` namespaces with vectors that come after ``after`` and start with ``prefix``, sorted."""
+        within, bounds = _within(prefix)
+        text = statement(_PAGE.replace("[within]", within), collection)
+        parameters = {"after": after or "", "from_start": after is None, "limit": limit, **bounds}
 
         def work(connection: Connection) -> list[NamespaceCount]:
             cursor = connection.cursor(row_factory=class_row(NamespaceCount))
-            return cursor.execute(statement(_PAGE, collection), parameters).fetchall()
+            return cursor.execute(text, parameters).fetchall()
 
         return self._database.run(work)
+
+    def count_namespaces(self, collection: Collection, *, prefix: str = "") -> int:
+        """How many namespaces with vectors start with ``prefix``."""
+        within, bounds = _within(prefix)
+        text = statement(_COUNT_NAMESPACES.replace("[within]", within), collection)
+        row = self._database.run(lambda c: c.execute(text, bounds).fetchone())
+        assert row is not None, "an aggregate always answers"
+        return int(row[0])
 
     def plans(self, collection: Collection) -> list[NamespacePlan]:
         """The plans of searches without a filter, of the largest namespaces."""
@@ -120,3 +145,13 @@ class Descriptions:
         choice = choose_plan(collection, namespace, lambda: size, self._threshold)
         own = choice.hnsw is not None and choice.hnsw.namespace is not None
         return NamespacePlan(namespace=namespace, count=count, plan=choice.plan, has_own_index=own)
+
+
+def _within(prefix: str) -> tuple[LiteralString, dict[str, str]]:
+    """The condition on namespaces that start with a prefix, and its parameters."""
+    if not prefix:
+        return "", {}
+    below = first_without(prefix)
+    if below is None:
+        return "AND namespace >= %(prefix)s", {"prefix": prefix}
+    return "AND namespace >= %(prefix)s AND namespace < %(below)s", {"prefix": prefix, "below": below}

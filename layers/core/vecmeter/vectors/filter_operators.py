@@ -16,7 +16,7 @@ from typing import Any, LiteralString
 from vecmeter.vectors.field_indexes import INDEXED, NUMBER, TEXT, Ordered, is_within
 from vecmeter.vectors.model import FieldType
 
-MAX_LIST = 1000
+MAX_LIST = 10_000
 # Up to so many values are looked up in the index on all metadata, which is quick for rare ones. PostgreSQL compares
 # what it finds there with one value after the other, and estimates each while it plans (docs/filters.md).
 LOOKED_UP = 32
@@ -32,6 +32,12 @@ _HAS_ANY: LiteralString = "[metadata] @> ANY([value]::jsonb[])"
 # PostgreSQL hashes a long list.
 _IS_ANY: LiteralString = "[metadata] -> [field] = ANY([value]::jsonb[])"
 _HAS_KEY: LiteralString = "[metadata] ? [field]"
+# The elements of a field that is a list; of no other there are any.
+_ANY_ELEMENT_IS: LiteralString = (
+    "EXISTS (SELECT FROM jsonb_array_elements("
+    "CASE WHEN jsonb_typeof([metadata] -> [field]) = 'array' THEN [metadata] -> [field] END"
+    ") AS part (element) WHERE element = ANY([value]::jsonb[]))"
+)
 # The first half is for lists, and the index on metadata answers it. The other needs the index of a declared field to
 # find the texts; without one, it reads them all.
 _HAS_PART: LiteralString = (
@@ -93,6 +99,22 @@ def _is_one_of_any(field: str, values: list[Any]) -> Condition:
     return Condition(_IS_ANY + " AND " + _HAS_ANY, (texts, [_object(field, value) for value in values]))
 
 
+def _has(comparison: Comparison) -> Condition:
+    is_list = isinstance(comparison.value, list)
+    itself = _is_one_of(comparison) if is_list else _equals(comparison)
+    element = _has_element(comparison.field, comparison.value if is_list else [comparison.value])
+    own = INDEXED.get(comparison.type) if comparison.type else None
+    # What a field's own index holds is no list: it says where there is none to be looked into.
+    listed = element.expression if own is None else own.cut + " IS NULL AND " + element.expression
+    return Condition("(" + itself.expression + ") OR (" + listed + ")", itself.values + element.values)
+
+
+def _has_element(field: str, values: list[Any]) -> Condition:
+    if len(values) > LOOKED_UP:
+        return Condition(_ANY_ELEMENT_IS, ([_json(value) for value in values],))
+    return Condition(_HAS_ANY, ([_object(field, [value]) for value in values],))
+
+
 def _exists(comparison: Comparison) -> Condition:
     return Condition(_HAS_KEY if comparison.value else "NOT " + _HAS_KEY, ())
 
@@ -135,6 +157,14 @@ def _no_list(comparison: Comparison) -> str | None:
     return None
 
 
+def _no_list_or_scalar(comparison: Comparison) -> str | None:
+    if isinstance(comparison.value, list):
+        return _no_list(comparison)
+    return (
+        None if type(comparison.value) in _SCALARS else "must be a string, a number, a boolean, null or a list of these"
+    )
+
+
 def _no_boolean(comparison: Comparison) -> str | None:
     return None if isinstance(comparison.value, bool) else "must be true or false"
 
@@ -154,6 +184,7 @@ OPERATORS: Mapping[str, Operator] = {
     "$nin": Operator(_is_one_of, _no_list, negated=True),
     "$exists": Operator(_exists, _no_boolean),
     "$contains": Operator(_contains, _no_scalar),
+    "$has": Operator(_has, _no_list_or_scalar),
 }
 
 

@@ -114,6 +114,9 @@ class Collection:
     (None: the role's default); ``text_search`` the text search configuration of its documents (None: their words are
     not indexed; not ``texts_ready``: those of some are not indexed yet); ``hnsw`` the indexes ready for use;
     ``vector_oid`` the type's number in this database, which binary arrays of vectors must carry.
+
+    While it has ``deletion_protection`` it cannot be deleted. ``tags`` are its owner's; ``requested`` is what a client
+    of another service asked for when it made the collection and is to be told again (None: nothing).
     """
 
     collection_id: int
@@ -131,6 +134,10 @@ class Collection:
     text_search: str | None = None
     texts_ready: bool = True
     filterable: tuple[FilterableField, ...] = ()
+    deletion_protection: bool = False
+    # What no search depends on is neither part of its key in the caches nor of statements'.
+    tags: Mapping[str, str] = field(default_factory=dict, hash=False, repr=False)
+    requested: Mapping[str, Any] | None = field(default=None, hash=False, repr=False)
     # Of no statement's text, and long: left out of the key under which statements are kept.
     hnsw: tuple[Hnsw, ...] = field(default=(), hash=False)
 

@@ -9,15 +9,16 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, LiteralString, TypeVar
 
 from vecmeter.errors import LimitExceededError, NamespaceNotFoundError, VectorExistsError, VectorNotFoundError
-from vecmeter.vectors import stock, terms
+from vecmeter.vectors import terms
 from vecmeter.vectors.connection import Connection, Database
 from vecmeter.vectors.filters import compile_filter
+from vecmeter.vectors.foresight import refuse_beyond_room
 from vecmeter.vectors.model import Collection, Patch, StoredVector, Vector, Written
-from vecmeter.vectors.stock import Change, CollectionLimits
+from vecmeter.vectors.prefixes import first_without
 from vecmeter.vectors.tables import LIVE_RECORD, statement
 from vecmeter.vectors.terms import FREE, Done, Terms
 from vecmeter.vectors.write_input import insert_input, patch_input, require_versions, too_large
-from vecmeter.vectors.write_statements import ADD, DELETE, PRESENT, UPSERT, WriteTemplate
+from vecmeter.vectors.write_statements import ADD, DELETE, UPSERT, WriteTemplate
 
 T = TypeVar("T")
 
@@ -37,6 +38,25 @@ _LIST: LiteralString = """
     WHERE r.namespace = %(namespace)s AND r.id > %(after)s AND r.id >= %(prefix)s [below] AND [live]
     ORDER BY r.id LIMIT %(limit)s
 """.replace("[live]", LIVE_RECORD)
+# A page of what a filter lets through, by id. Few are found by the index of what is asked and sorted; where there are
+# more, a page is soon complete on the way along the ids. To choose by the planner's estimate would often read them all:
+# so the way along the ids has metadata that no index knows.
+_FETCH_MATCHES: LiteralString = """
+    WITH few AS MATERIALIZED (
+        SELECT r.record_id, r.id FROM {records} r WHERE [matches] LIMIT %(few)s
+    ), page AS (
+        (SELECT record_id FROM few WHERE (SELECT count(*) FROM few) < %(few)s ORDER BY id LIMIT %(limit)s)
+        UNION ALL
+        (SELECT r.record_id
+         FROM (SELECT record_id, namespace, id, expires_at, metadata || '{{}}' AS metadata FROM {records}) r
+         WHERE (SELECT count(*) FROM few) = %(few)s AND [matches] ORDER BY r.id LIMIT %(limit)s)
+    )
+    SELECT r.id, r.namespace, r.version, r.document, r.metadata, v.embedding::text AS numbers, r.expires_at
+    FROM page JOIN {records} r USING (record_id) JOIN {vectors} v USING (record_id) ORDER BY r.id
+""".replace("[matches]", "r.namespace = %(namespace)s AND r.id > %(after)s AND [live] AND [condition]").replace(
+    "[live]", LIVE_RECORD
+)
+_FEW = 1000
 _COUNT_MATCHES: LiteralString = """
     SELECT count(*) FROM {records} r WHERE r.namespace = %(namespace)s AND [live] AND [condition]
 """.replace("[live]", LIVE_RECORD)
@@ -97,11 +117,20 @@ class Records:
 
     def list_ids(self, collection: Collection, namespace: str, *, prefix: str, after: str, limit: int) -> list[str]:
         """Up to ``limit`` ids of a namespace that start with ``prefix`` and come after ``after``, sorted."""
-        below = _first_without(prefix)
+        below = first_without(prefix)
         parameters = {"namespace": namespace, "prefix": prefix, "below": below, "after": after, "limit": limit}
         template = _LIST.replace("[below]", "" if below is None else "AND r.id < %(below)s")
         rows = self._database.run(lambda c: c.execute(statement(template, collection), parameters).fetchall())
         return [row[0] for row in rows]
+
+    def fetch_matching(
+        self, collection: Collection, namespace: str, filter: Mapping[str, Any], *, after: str, limit: int
+    ) -> list[StoredVector]:
+        """Up to ``limit`` vectors of a namespace that a filter lets through and that come after ``after``, by id."""
+        condition, parameters = _matching(collection, namespace, filter)
+        text = statement(_FETCH_MATCHES.replace("[condition]", condition), collection)
+        parameters |= {"after": after, "limit": limit, "few": max(limit, _FEW)}
+        return [_stored(row) for row in self._database.run(lambda c: c.execute(text, parameters).fetchall())]
 
     def patch(self, collection: Collection, namespace: str, id: str, patch: Patch, on: Terms = FREE) -> int:
         """Change one vector; returns its new version.
@@ -119,6 +148,16 @@ class Records:
 
         parameters = {"namespace": namespace, "id": id}
         return self._patch(collection, "r.id = %(id)s", parameters, patch, finish, on)
+
+    def update_ids(
+        self, collection: Collection, namespace: str, ids: Sequence[str], patch: Patch, on: Terms = FREE
+    ) -> int:
+        """Change the vectors with these ids that exist, all or none; returns how many.
+
+        Raises:
+            InvalidRequestError: metadata would become too large; nothing is changed.
+        """
+        return self._patch(collection, _OF_IDS, {"namespace": namespace, "ids": list(ids)}, patch, _first, on)
 
     def update_matching(
         self, collection: Collection, namespace: str, filter: Mapping[str, Any], patch: Patch, on: Terms = FREE
@@ -241,7 +280,7 @@ class Records:
             )
 
         def foresee(connection: Connection) -> None:
-            _foresee(connection, collection, vectors, parameters, on, replaces)
+            refuse_beyond_room(connection, collection, vectors, parameters, on, replaces)
 
         tight = self._tight.get(collection.project_id, -TIGHT_SECONDS) > time.monotonic() - TIGHT_SECONDS
         try:
@@ -303,30 +342,6 @@ class Records:
         return terms.write(self._database, collection, work, finish, free, conditional=conditional)
 
 
-def _foresee(
-    connection: Connection,
-    collection: Collection,
-    vectors: Sequence[Vector],
-    parameters: Mapping[str, Any],
-    on: Terms,
-    replaces: bool,
-) -> None:
-    """Refuse a batch for which there is no room whatever its metadata, before any of it is written."""
-    row = connection.execute(statement(PRESENT, collection), parameters).fetchone()
-    if row is None or (row[2] and not replaces):
-        return  # dropped, or the id is taken
-    max_vectors, max_bytes, there, bytes_there = row
-    least = sum(_least_bytes(collection, vector) for vector in vectors)
-    change = Change(vectors=len(vectors) - there, bytes=least - bytes_there, all_vectors=len(vectors), all_bytes=least)
-    own = CollectionLimits(max_vectors=max_vectors, max_storage_bytes=max_bytes)
-    stock.foresee(connection, collection, change, on.limits, own)
-
-
-def _least_bytes(collection: Collection, vector: Vector) -> int:
-    """What a vector takes of the storage at least (``stock.RECORD_BYTES``): metadata is no shorter than ``{}``."""
-    return 4 * collection.dimension + len(vector.id.encode()) + len((vector.document or "").encode()) + len("{}")
-
-
 def _matching(
     collection: Collection, namespace: str, filter: Mapping[str, Any] | None
 ) -> tuple[LiteralString, dict[str, Any]]:
@@ -346,15 +361,6 @@ def _version_of_one(answer: list[int], id: str) -> int:
     if not count:
         raise VectorNotFoundError(f"There is no vector {id!r}.")
     return version
-
-
-def _first_without(prefix: str) -> str | None:
-    """The first text after all those that start with ``prefix``, by code points; None when nothing comes after them."""
-    kept = prefix.rstrip("\U0010ffff")
-    if not kept:
-        return None
-    code = ord(kept[-1]) + 1
-    return kept[:-1] + chr(0xE000 if code == 0xD800 else code)  # no text has the surrogates between them
 
 
 def _written(vector: Vector, version: int) -> Written:
