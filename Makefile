@@ -8,6 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SAM_VENV := .venv-sam
 PEERS_VENV := .venv-peers
+CLIENT_VENVS := .venv-clients .venv-pinecone-9 .venv-langchain-pinecone
 PORT ?= 8000
 WORKERS ?= 1
 DATA_DIR ?= .vecmeter
@@ -20,29 +21,28 @@ help: ## list the commands
 .PHONY: setup
 setup: $(VENV)/.ready ## create the environment from the pinned locks
 
-$(VENV)/.ready: requirements/dev.txt pyproject.toml
+$(VENV)/.ready: requirements/dev.txt pyproject.toml sdk/pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Vecmeter needs Python 3.11 or newer on PATH"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/dev.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
-	@touch $@
-
-$(SAM_VENV)/.ready: requirements/sam.txt
-	test -x $(SAM_VENV)/bin/python || $(PYTHON) -m venv $(SAM_VENV)
-	$(SAM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/sam.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable . --editable sdk
 	@touch $@
 
 .PHONY: sam-setup
 sam-setup: $(SAM_VENV)/.ready # the SAM CLI, in an environment of its own
 
-$(PEERS_VENV)/.ready: requirements/peers.txt
-	test -x $(PEERS_VENV)/bin/python || $(PYTHON) -m venv $(PEERS_VENV)
-	$(PEERS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/peers.txt
+# Tools and clients that want other versions than ours, each in an environment of its own.
+.venv-%/.ready: requirements/%.txt
+	test -x .venv-$*/bin/python || $(PYTHON) -m venv .venv-$*
+	.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/$*.txt
 	@touch $@
+
+.PHONY: clients-setup
+clients-setup: $(CLIENT_VENVS:=/.ready) # what tests/clients runs
 
 .PHONY: lock
 lock: setup ## pin requirements/*.in again (locks name no index host)
-	for name in layer local dev sam peers; do \
+	for name in layer local dev sam peers clients pinecone-9 langchain-pinecone; do \
 	  $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-emit-index-url \
 	    --no-emit-find-links requirements/$$name.in -o requirements/$$name.txt || exit 1; done
 
@@ -68,7 +68,7 @@ check: setup ## format, lint, types, import contracts
 # Processes of pytest; each has a PostgreSQL and an emulator of its own.
 TEST_PROCESSES ?= 2
 .PHONY: test
-test: setup sam-setup check validate ## the whole suite, on real PostgreSQL and AWS emulators, the deployment included
+test: setup sam-setup clients-setup check validate ## the whole suite, on real PostgreSQL and AWS emulators, the deployment included
 	$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile --cov --cov-report=term --cov-fail-under=90
 
 .PHONY: openapi

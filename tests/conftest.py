@@ -15,6 +15,8 @@ pytest_plugins = [
     "tests.fixtures.artifacts",
     "tests.fixtures.usage",
     "tests.fixtures.local_stack",
+    "tests.fixtures.clients",
+    "tests.fixtures.cli_runs",
 ]
 
 
