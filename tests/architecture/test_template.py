@@ -177,7 +177,7 @@ def operations(router: APIRouter) -> list[tuple[str, str]]:
         (method, str(route.path_format))
         for route in iter_route_contexts(app.routes)
         if isinstance(route.original_route, APIRoute)
-        for method in (route.methods or set()) - {"HEAD"}
+        for method in sorted((route.methods or set()) - {"HEAD"})
     ]
 
 
