@@ -38,7 +38,7 @@ sam-setup: $(SAM_VENV)/.ready # the SAM CLI, in an environment of its own
 	@touch $@
 
 .PHONY: clients-setup
-clients-setup: $(CLIENT_VENVS:=/.ready) # what tests/clients runs
+clients-setup: $(CLIENT_VENVS:=/.ready) ## install the clients that tests/clients runs, each in an environment of its own
 
 .PHONY: lock
 lock: setup ## pin requirements/*.in again (locks name no index host)

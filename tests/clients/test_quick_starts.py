@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 
 from tests.fixtures.clients import ROOT, Live, environment_for, python_of
+from vecmeter_local.demo import PROJECT
 
 README = (ROOT / "README.md").read_text()
 PAGE = (ROOT / "docs" / "clients.md").read_text()
+PAGES = [ROOT / "README.md", ROOT / "sdk" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 OURS = ROOT / ".venv" / "bin"
 
 
@@ -68,6 +70,15 @@ def test_a_quick_start_prints_what_the_page_shows(live: Live, tmp_path: Path, he
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.fullmatch(re.escape(start.shown).replace(r"\.\.\.", ".*"), done.stdout), done.stdout
+
+
+def test_the_page_names_the_project_whose_keys_the_demo_prints() -> None:
+    assert f"VECMETER_PROJECT={PROJECT}\n" in PAGE
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_page_installs_from_a_package_index_what_is_not_there(page: Path) -> None:
+    assert re.findall(r"pip install [^#\n]*vecmeter.*", page.read_text()) == []
 
 
 @pytest.mark.parametrize("package", re.findall(r"`([a-z-]+)` (\d[\d.]*)(?:, (\d[\d.]*))?", PAGE), ids=lambda p: p[0])

@@ -9,7 +9,8 @@ from urllib.parse import unquote
 
 import pytest
 
-from tests.fixtures.api import EVERY_ROUTE, ROUTES, UNSUPPORTED_ROUTES, WITH_BODY, Api, Route, Tenant, World, problem
+from tests.fixtures.api import Api, Tenant, World, problem
+from tests.fixtures.routes import EVERY_ROUTE, ROUTES, UNSUPPORTED_ROUTES, WITH_BODY, Route
 from vecmeter.ledger.keys import generate_secret, parse_secret
 from vecmeter.ledger.model import SYSTEM_USER, Role
 

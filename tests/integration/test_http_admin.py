@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.fixtures.api import ROUTES, Api, Route, World, make_world, problem
+from tests.fixtures.api import Api, World, make_world, problem
+from tests.fixtures.routes import ROUTES, Route
 from vecmeter.ledger.model import SYSTEM_USER, Role
 
 ADMIN_ROUTES = [route for route in ROUTES if route.role is Role.ADMIN and not route.system_only]

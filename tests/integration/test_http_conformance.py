@@ -15,7 +15,8 @@ from hypothesis import HealthCheck, settings
 from schemathesis import checks
 from schemathesis.core.parameters import ParameterLocation
 
-from tests.fixtures.api import ROUTES, Api, World, bearer, make_world, serving
+from tests.fixtures.api import Api, World, bearer, make_world, serving
+from tests.fixtures.routes import ROUTES
 
 # What the document allows may still be refused for what it cannot say: a collection's dimension, an id that is gone,
 # one of three fields that must be given. And where two of its paths can be one (a vector's id may be "fetch"), the

@@ -13,8 +13,9 @@ import httpx
 import psycopg
 import pytest
 
-from tests.fixtures.api import BY_NAME, Api, Tenant, World, make_world, open_api, paths, problem, serving
+from tests.fixtures.api import Api, Tenant, World, make_world, open_api, paths, problem, serving
 from tests.fixtures.faults import FaultyClient
+from tests.fixtures.routes import BY_NAME
 from vecmeter.ledger.model import Role, Status
 from vecmeter.settings import Settings
 from vecmeter.vectors.once import HEADER

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.fixtures.api import BY_NAME, World, paths, refuse
+from tests.fixtures.api import World, paths, refuse
+from tests.fixtures.routes import BY_NAME
 
 NAN, INFINITY = float("nan"), float("inf")
 LONE = "\ud800"

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from tests.fixtures.api import BY_NAME, WITH_BODY, Route, World, paths, problem, refuse
+from tests.fixtures.api import World, paths, problem, refuse
+from tests.fixtures.routes import BY_NAME, WITH_BODY, Route
 
 LONG = "x" * 513
 WIDE = "é" * 257  # 514 bytes in 257 characters

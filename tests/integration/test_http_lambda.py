@@ -16,6 +16,7 @@ from urllib.parse import quote
 import pytest
 
 from tests.fixtures.api import Api, bearer, make_world, open_api, settings_for
+from tests.fixtures.pinecone_indexes import SERVERLESS
 from vecmeter.http.lambda_adapter import adapt
 
 Invoke = Callable[..., dict[str, Any]]
@@ -152,6 +153,27 @@ def test_unicode_goes_through_both_ways(alone: tuple[Api, Invoke]) -> None:
         assert invoke("PUT", path, world.tenant.key, content, encoded=encoded)["statusCode"] == 200
         found = decoded(invoke("GET", path, world.tenant.key))
         assert (found["document"], found["metadata"]) == (body["document"], body["metadata"])
+
+
+def test_pinecones_wire_is_the_same_behind_an_http_api(alone: tuple[Api, Invoke]) -> None:
+    api, invoke = alone
+    key = api.tenant().key
+    made = decoded(invoke("POST", "/indexes", key, {"name": "docs", "dimension": 2, "spec": SERVERLESS}))
+    assert made["host"] == "id.execute-api.us-east-1.amazonaws.com/indexes/docs"
+    namespace = "a/b %2F+\n"
+    records = {"vectors": [{"id": "x", "values": [1, 2]}], "namespace": namespace}
+    for encoded in (False, True):
+        answer = invoke("POST", "/indexes/docs/vectors/upsert", key, records, encoded=encoded)
+        assert decoded(answer)["upsertedCount"] == 1
+    wanted = f"ids=x&namespace={quote(namespace, safe='')}"
+    assert list(decoded(invoke("GET", "/indexes/docs/vectors/fetch", key, query=wanted))["vectors"]) == ["x"]
+    path = f"/indexes/docs/namespaces/{namespace.replace('%', '%25')}"
+    assert decoded(invoke("GET", path, key))["name"] == namespace
+    assert invoke("DELETE", path, key)["statusCode"] == 200
+    missing = invoke("GET", path, key)
+    assert (missing["statusCode"], decoded(missing)["error"]["code"]) == (404, "NOT_FOUND")
+    dropped = invoke("DELETE", "/indexes/docs", key)
+    assert (dropped["statusCode"], dropped["body"], dropped["isBase64Encoded"]) == (202, "", False)
 
 
 def test_health_answers_as_a_function_too(alone: tuple[Api, Invoke]) -> None:

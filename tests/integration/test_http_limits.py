@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.fixtures.api import BY_NAME, EVERY_ROUTE, ROUTES, Api, Route, Tenant, World, problem
+from tests.fixtures.api import Api, Tenant, World, problem
+from tests.fixtures.routes import BY_NAME, EVERY_ROUTE, ROUTES, Route
 from vecmeter.ledger.model import Role
 
 LIMITED = [route for route in EVERY_ROUTE if route.role in (Role.SEARCH, Role.WRITE)]

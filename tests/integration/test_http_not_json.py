@@ -8,7 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.fixtures.api import WITH_BODY, Route, World, problem
+from tests.fixtures.api import World, problem
+from tests.fixtures.routes import WITH_BODY, Route
 
 each_route = pytest.mark.parametrize("route", WITH_BODY, ids=str)
 

@@ -17,7 +17,8 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from pydantic import BaseModel
 from starlette.responses import Response
 
-from tests.fixtures.api import ROUTES, Api, Route, World, make_world, open_api, problem, settings_for
+from tests.fixtures.api import Api, World, make_world, open_api, problem, settings_for
+from tests.fixtures.routes import ROUTES, Route
 from vecmeter.errors import LedgerUnavailableError
 from vecmeter.http.dependencies import CallDependency
 from vecmeter.http.fields import ProjectPath

@@ -1,6 +1,6 @@
 """Ownership, on every admin route there is: nobody sees or changes what is not theirs, whatever they are admin of.
 
-The routes are those of the function itself; one that the catalogue of tests/fixtures/api.py does not have fails here.
+The routes are those of the function itself; one that the list of tests/fixtures/routes.py does not have fails here.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import pytest
 from fastapi import FastAPI
 
 from admin_function.routes import router
-from tests.fixtures.api import BY_NAME, Api, Route, World, make_world, problem
+from tests.fixtures.api import Api, World, make_world, problem
+from tests.fixtures.routes import BY_NAME, Route
 from vecmeter.ledger.keys import CreatedKey
 from vecmeter.ledger.model import SYSTEM_USER, Role
 

@@ -6,7 +6,8 @@ import base64
 
 import pytest
 
-from tests.fixtures.api import BY_NAME, ROUTES, Route, World, paths
+from tests.fixtures.api import World, paths
+from tests.fixtures.routes import BY_NAME, ROUTES, Route
 from vecmeter.http.fields import MAX_HOURS, MAX_PAGE
 
 LONG = "x" * 513

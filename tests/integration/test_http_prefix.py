@@ -6,7 +6,9 @@ import pytest
 from starlette.testclient import TestClient
 
 from admin_function.routes import router
+from vecmeter.errors import SettingsError
 from vecmeter.http.app import create_app
+from vecmeter.http.pinecone.errors import ELSEWHERE, ROOT
 from vecmeter.runtime import build_runtime
 from vecmeter.settings import Settings
 
@@ -23,3 +25,12 @@ def test_the_prefix_is_a_setting_and_health_has_none(
         assert client.get("/v1/quota/me").status_code == 404
         assert client.get("/health").status_code == 200
     runtime.close()
+
+
+@pytest.mark.parametrize("path", [ROOT, *ELSEWHERE])
+def test_the_prefix_is_no_path_of_pinecones_wire_whose_errors_are_others(path: str) -> None:
+    required = {"DATABASE_URL": "postgresql://nowhere", "TABLE_NAME": "ledger"}
+    for prefix in (path, f"{path}/v1"):
+        with pytest.raises(SettingsError, match="API_PREFIX"):
+            Settings.from_environment(required | {"API_PREFIX": prefix})
+    assert Settings.from_environment(required | {"API_PREFIX": f"{path}-api"}).api_prefix == f"{path}-api"

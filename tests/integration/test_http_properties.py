@@ -11,7 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.fixtures.api import BY_NAME, World, problem
+from tests.fixtures.api import World, problem
+from tests.fixtures.routes import BY_NAME
 from vecmeter.http.route import parse_json
 
 text = st.text(st.characters(exclude_categories=()), max_size=8)

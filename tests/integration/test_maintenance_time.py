@@ -233,7 +233,7 @@ def test_a_change_of_the_texts_and_an_index_of_a_field_do_not_wait_for_each_othe
         return change_language(*arguments)
 
     monkeypatch.setattr(texts, "change_language", asking)
-    results: list[Any] = []
+    results: dict[int, Any] = {}
     works = (
         lambda: store.maintenance.build_indexes([collection]),
         lambda: other.collections.change("acme", "things", lambda c: replace(c, text_search="english")),
@@ -242,7 +242,10 @@ def test_a_change_of_the_texts_and_an_index_of_a_field_do_not_wait_for_each_othe
         # What the building of the index waits for, in the middle of its work.
         records = f"vecmeter.records_{collection.collection_id}"
         holder.execute(f"UPDATE {records} SET metadata = metadata WHERE record_id = 0".encode())
-        threads = [threading.Thread(target=lambda work=work: results.append(work())) for work in works]
+        threads = [
+            threading.Thread(target=lambda at=at, work=work: results.update({at: work()}))
+            for at, work in enumerate(works)
+        ]
         threads[0].start()
         until(lambda: is_building(store))
         threads[1].start()

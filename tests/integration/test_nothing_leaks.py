@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from tests.fixtures.api import BY_NAME, ROUTES, WITH_BODY, Route, World, make_world, open_api, settings_for
+from tests.fixtures.api import World, make_world, open_api, settings_for
 from tests.fixtures.collector import Collector, collecting
+from tests.fixtures.routes import BY_NAME, ROUTES, WITH_BODY, Route
 from tests.integration.test_http_outages import database_away
 from vecmeter.ledger.keys import parse_secret
 from vecmeter.logs import configure_logging

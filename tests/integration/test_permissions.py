@@ -24,7 +24,6 @@ from starlette.routing import Match
 
 from tests.fixtures.api import (
     ADMIN_ROUTERS,
-    EVERY_ROUTE,
     SEARCH_ROUTERS,
     UPSERT_ROUTERS,
     Api,
@@ -33,6 +32,7 @@ from tests.fixtures.api import (
     open_api,
     settings_for,
 )
+from tests.fixtures.routes import EVERY_ROUTE
 from tests.fixtures.templates import actions, all_statements, infra, load, references
 from vecmeter.embedding import bedrock
 from vecmeter.ledger.keys import CreatedKey

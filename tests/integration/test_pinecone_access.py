@@ -9,20 +9,9 @@ import pytest
 from fastapi import FastAPI
 from fastapi.routing import APIRoute, iter_route_contexts
 
-from tests.fixtures.api import (
-    PINECONE_ROUTES,
-    SEARCH_ROUTERS,
-    UNSUPPORTED_ROUTES,
-    UPSERT_ROUTERS,
-    Api,
-    Route,
-    Tenant,
-    World,
-    make_world,
-    open_api,
-    problem,
-)
+from tests.fixtures.api import SEARCH_ROUTERS, UPSERT_ROUTERS, Api, Tenant, World, make_world, open_api, problem
 from tests.fixtures.pinecone_indexes import NEW, Wire, wanted
+from tests.fixtures.routes import PINECONE_ROUTES, UNSUPPORTED_ROUTES, Route
 from vecmeter.http.route import UnversionedRouter
 from vecmeter.ledger.model import SYSTEM_USER, Role
 

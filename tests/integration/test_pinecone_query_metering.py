@@ -121,8 +121,20 @@ def test_a_limit_refuses_a_query_before_it_searches_and_says_which(points: Tenan
     refused = query(points, key)
     details = problem(refused, 429, "limit_exceeded")
     assert refused.json()["error"]["code"] == "RESOURCE_EXHAUSTED"
-    assert int(refused.headers["retry-after"]) > 0
-    assert [policy["name"] for policy in details["violated_policies"]] == ["searches_per_day"]
+    [violated] = details["violated_policies"]
+    assert (violated["name"], violated["limit"], violated["used"]) == ("searches_per_day", 1, 1)
+
+
+@pytest.mark.parametrize(("limit", "waits"), [("requests_per_minute", True), ("daily_requests", False)])
+def test_clients_are_told_to_wait_for_what_comes_soon_and_not_until_tomorrow(
+    points: Tenant, shared_api: Api, limit: str, waits: bool
+) -> None:
+    key = shared_api.create_key(points.user, points.project, Role.SEARCH, policy={limit: 1})
+    assert query(points, key).status_code == 200
+    refused = query(points, key)
+    assert refused.status_code == 429
+    assert ("retry-after" in refused.headers) is waits
+    assert refused.json()["error"]["details"]["violated_policies"][0]["resets_at"]
 
 
 def test_an_answer_beyond_the_limit_is_refused_with_its_size_and_not_billed(points: Tenant, shared_api: Api) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.fixtures.api import Tenant
-from tests.fixtures.pinecone import Wire, query
+from tests.fixtures.pinecone import Wire, query, refused
 from vecmeter.ledger.model import Role
 
 PASSED = "2000-01-01T00:00:00Z"
@@ -295,3 +295,15 @@ def test_a_key_that_may_only_search_reads_and_one_that_may_only_write_writes(wir
     assert wire.call("POST", "/vectors/delete", {"ids": ["a"]}, key=reader).status_code == 403
     assert wire.call("POST", "/vectors/update", {"id": "a", "setMetadata": {"k": 1}}, key=reader).status_code == 403
     assert wire.ids() == ["a"]
+
+
+@pytest.mark.parametrize("of", [{"id": "a"}, {"filter": {"k": 1}}], ids=["id", "filter"])
+def test_metadata_that_an_update_makes_too_long_is_named_as_the_request_has_it(wire: Wire, of: dict[str, Any]) -> None:
+    wire.upsert({"id": "a", "values": [1, 2, 3], "metadata": {"k": 1, "long": "x" * 40_000}})
+    before = wire.fetch("a")
+    change = {**of, "setMetadata": {"more": "x" * 1000}}
+    error = refused(wire.call("POST", "/vectors/update", change), 400, "invalid_request")
+    [fault] = error["details"]["errors"]
+    assert (fault["path"], "at most 40960 are allowed" in fault["message"]) == ("setMetadata", True)
+    assert error["message"].startswith("setMetadata: makes the metadata of 'a' ")
+    assert wire.fetch("a") == before

@@ -17,8 +17,9 @@ from google.protobuf import json_format
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span as SpanMessage
 
-from tests.fixtures.api import EVERY_ROUTE, Api, Tenant, make_world, open_api, settings_for
+from tests.fixtures.api import Api, Tenant, make_world, open_api, settings_for
 from tests.fixtures.collector import Collector, ReceivedSpan, collecting
+from tests.fixtures.routes import EVERY_ROUTE
 from vecmeter import tracing
 from vecmeter.logs import configure_logging
 from vecmeter.tracing import Origin, Trace, Tracing

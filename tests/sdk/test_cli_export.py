@@ -94,6 +94,28 @@ def test_a_file_that_is_there_is_not_overwritten_unasked_and_survives_a_failure(
     assert file.read_text() == ""
 
 
+def test_what_is_no_file_stays_and_of_a_link_what_it_names_is_replaced(cli: Cli, place: Place, tmp_path: Path) -> None:
+    place.collection.upsert(ROWS)
+    pipe, link, named = tmp_path / "pipe.jsonl", tmp_path / "link.jsonl", tmp_path / "elsewhere" / "named.jsonl"
+    os.mkfifo(pipe)
+    done = cli("export", "notes", pipe, "--overwrite")
+    assert (done.code, "is no file that can be replaced" in done.err, pipe.is_fifo()) == (2, True, True)
+    named.parent.mkdir()
+    named.write_text("before")
+    link.symlink_to(named)
+    assert cli("export", "notes", link, "--overwrite").code == 0
+    assert (link.is_symlink(), len(named.read_text().splitlines())) == (True, len(ROWS))
+
+
+def test_a_full_disk_is_named_with_the_file_and_leaves_nothing_behind(place: Place, tmp_path: Path) -> None:
+    place.collection.upsert((f"v{n}", [n + 1, 1, 1]) for n in range(900))
+    file = tmp_path / "rows.jsonl"
+    limited = ("sh", "-c", f'ulimit -f 1; exec {COMMAND} "$@"', "sh")
+    environment = place.environment(PYTHONDONTWRITEBYTECODE="1")  # a compiled module would be cut off, and kept
+    done = process("export", "notes", file, environment=environment, command=limited)
+    assert (done.code, done.err, list(tmp_path.iterdir())) == (2, f"vecmeter: {file}: File too large\n", [])
+
+
 def test_a_pipe_that_is_closed_ends_it_without_a_word(place: Place) -> None:
     place.collection.upsert((f"v{n}", [n + 1, 1, 1]) for n in range(1000))
     reading, writing = os.pipe()
@@ -116,6 +138,8 @@ _MAKE_PARQUET = """
 import datetime as dt, decimal, sys
 import pyarrow as pa, pyarrow.parquet as pq
 moment = dt.datetime(2026, 3, 1, 12, tzinfo=dt.timezone.utc)
+text = pa.array([b"v0", b"\\xff"]).view(pa.string())
+pq.write_table(pa.table({"id": text, "vector": [[1.0, 1.0, 0.5]] * 2}), sys.argv[1] + "/damaged.parquet")
 table = pa.table({
     "id": [f"v{n}" for n in range(7)],
     "vector": pa.array([[n + 1.0, 1.0, 0.5] for n in range(7)], pa.list_(pa.float64(), 3)),
@@ -163,6 +187,7 @@ def test_parquet_that_cannot_be_taken_is_refused_by_row_or_column(place: Place, 
 
     assert "nothing is said of the columns year, left" in refusal("rows.parquet")
     assert "there is no column id" in refusal("no_id.parquet", "--ignore-columns", "year,left")
+    assert "what comes after row 0 cannot be read: 'utf-8' codec" in refusal("damaged.parquet")
     assert "row 1: metadata.left: is of the type Decimal" in refusal("left.parquet", "--ignore-columns", "year")
     (parquet / "none.parquet").write_text("none")
     assert "is not Parquet" in refusal("none.parquet")

@@ -147,6 +147,20 @@ def test_bad_rows_are_written_to_the_file_that_is_named_and_all_others_are_impor
     assert (again.code, "exists already" in again.err) == (2, True)
 
 
+@pytest.mark.parametrize("victim", ["rows.jsonl", "notes.txt"])
+def test_rows_left_out_are_written_over_no_file_that_is_not_this_imports_own(
+    cli: Cli, place: Place, tmp_path: Path, victim: str
+) -> None:
+    file = write_lines(tmp_path / "rows.jsonl", [*some_rows(1), "nonsense", *some_rows(1)])
+    (tmp_path / "notes.txt").write_text("what somebody wrote")
+    before = (tmp_path / victim).read_text()
+    assert cli("import", file, "notes").code == 1  # the journal of this run knows of no file for rows left out
+    done = cli("import", file, "notes", "--skip-invalid", tmp_path / victim)
+    assert (done.code, "exists already" in done.err) == (2, True)
+    assert (tmp_path / victim).read_text() == before
+    assert cli("import", file, "notes", "--skip-invalid", tmp_path / "left-out.jsonl").code == 0
+
+
 def test_skipped_rows_of_csv_are_a_file_that_can_be_imported_when_mended(
     cli: Cli, place: Place, tmp_path: Path
 ) -> None:
@@ -164,6 +178,7 @@ def test_skipped_rows_of_csv_are_a_file_that_can_be_imported_when_mended(
     [
         ("rows.csv", "id,vector,colour\n", (), "nothing is said of the columns colour"),
         ("rows.csv", "vector\n", (), "there is no column id"),
+        ("rows.csv", "id,vector,metadata.gr\udcf6sse\n", (), "the header is not UTF-8"),
         ("rows.csv", "id,id,vector\n", (), "more than once"),
         ("rows.csv", "id,vector,x\n", ("--vector-columns", "x"), "a column vector beside --vector-columns"),
         ("rows.csv", "id,metadata.x,x\n", ("--metadata-columns", "x"), "more than one column is the field x"),
@@ -179,7 +194,7 @@ def test_skipped_rows_of_csv_are_a_file_that_can_be_imported_when_mended(
 def test_a_file_that_cannot_be_read_as_told_is_refused_with_the_reason(
     cli: Cli, tmp_path: Path, name: str, text: str, options: tuple[str, ...], fault: str
 ) -> None:
-    (tmp_path / name).write_text(text)
+    (tmp_path / name).write_text(text, errors="surrogateescape")
     done = cli("import", tmp_path / name, "notes", *options)
     assert (done.code, fault in done.err) == (2, True), done.err
 
@@ -216,6 +231,20 @@ def test_killed_at_any_moment_and_run_again_each_vector_is_written_once_and_bill
     assert not journal.exists()
 
 
+def test_a_full_disk_is_named_with_the_journal_and_costs_no_vector_twice(place: Place, tmp_path: Path) -> None:
+    rows = some_rows(20)
+    file = write_lines(tmp_path / "rows.jsonl", rows)
+    command = ("import", file, "notes", "--batch-size", 1)
+    limited = ("sh", "-c", f'ulimit -f 1; exec {COMMAND} "$@"', "sh")
+    environment = place.environment(PYTHONDONTWRITEBYTECODE="1")  # a compiled module would be cut off, and kept
+    stopped = process(*command, environment=environment, command=limited)
+    assert stopped.code == 2
+    assert stopped.err.startswith(f"vecmeter: {tmp_path / JOURNAL}: File too large\nimported so far: "), stopped.err
+    assert process(*command, environment=place.environment()).code == 0
+    assert place.versions() == dict.fromkeys(ids(rows), 1)
+    assert place.vectors_billed() == 20
+
+
 def _wait_for(journal: Path, event: bytes, seen: int, running: subprocess.Popen[bytes]) -> None:
     """Until the journal has so many lines of a kind."""
     deadline = time.monotonic() + 60
@@ -226,15 +255,13 @@ def _wait_for(journal: Path, event: bytes, seen: int, running: subprocess.Popen[
 
 
 def test_interrupted_it_says_how_far_it_came_and_how_to_go_on(place: Place, tmp_path: Path) -> None:
+    place.limit(requests_per_minute=20)  # so that it cannot come to its end before it is interrupted
     file = write_lines(tmp_path / "rows.jsonl", some_rows(200))
     command = ("import", file, "notes", "--batch-size", 1)
     running = subprocess.Popen(
         [COMMAND, *map(str, command)], env=place.environment(), stderr=subprocess.PIPE, text=True
     )
-    deadline = time.monotonic() + 60
-    while not (tmp_path / JOURNAL).exists() or b'"done"' not in (tmp_path / JOURNAL).read_bytes():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
+    _wait_for(tmp_path / JOURNAL, b'"done"', 1, running)
     running.send_signal(signal.SIGINT)
     _, said = running.communicate(timeout=60)
     assert running.returncode == 130

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import fcntl
+import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,44 @@ def test_a_limit_with_room_soon_is_waited_for_as_long_as_the_service_says(place:
     assert 1 <= slept[0] <= 66
     [note] = said.notes
     assert note.startswith("requests_per_minute (project): 2 of 2 used; going on in ")
+
+
+def test_a_journal_that_another_import_was_done_with_meanwhile_is_begun_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, lock = tmp_path / "journal", fcntl.flock
+    with closing(open_journal(path, TARGET, restart=False)) as other:
+
+        def done_before_it_is_ours(file: Any, flags: int) -> None:
+            monkeypatch.undo()
+            other.acknowledge(Position(5, 1, "digest"), Tally(inserted=1))
+            other.finish()
+            lock(file, flags)
+
+        monkeypatch.setattr(fcntl, "flock", done_before_it_is_ours)
+        with closing(open_journal(path, TARGET, restart=False)) as journal:
+            assert (journal.is_new, path.exists()) == (True, True)
+            assert journal.import_id != other.import_id
+
+
+def test_a_limit_that_is_reached_before_the_first_request_is_waited_for_too(
+    cli: Cli, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write_lines(tmp_path / "rows.jsonl", some_rows(3))
+    place.limit(requests_per_minute=1)
+    with suppress(LimitExceededError):
+        place.collection_without_retries.describe()
+    assert cli("import", file, "notes", "--timeout", 1, "--max-wait", 0).code == 3
+    waits: list[float] = []
+
+    def wait(seconds: float) -> None:
+        waits.append(seconds)
+        place.limit()
+
+    monkeypatch.setattr(time, "sleep", wait)
+    done = cli("import", file, "notes", "--timeout", 1)  # the client itself waits for no longer than twice that
+    assert (done.code, len(waits), len(place.stored())) == (0, 1, 3), done.err
+    assert "vecmeter: requests_per_minute (project): 1 of 1 used; going on in " in done.err
 
 
 def test_a_limit_without_room_for_longer_than_asked_is_not_waited_for(place: Place, tmp_path: Path) -> None:

@@ -83,6 +83,27 @@ class TestAsAProcess:
         assert process("collections", "describe", "nothing", environment=place.environment()).code == 1
         assert process("collections", "delete", "notes", environment=place.environment(), input="y\n").code == 2
 
+    def test_a_word_is_completed_as_the_shell_asks(self, live: Any) -> None:
+        asked = {"_VECMETER_COMPLETE": "bash_complete", "COMP_WORDS": "vecmeter proj", "COMP_CWORD": "1"}
+        done = process(environment=environment_for(live, "none") | asked)
+        assert (done.code, done.out, done.err) == (0, "plain,projects\n", "")
+
+    @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+    def test_what_a_terminal_has_no_sign_for_is_escaped(self, place: Place, encoding: str) -> None:
+        place.collection.upsert([("漢", [1, 1, 1])])
+        environment = place.environment(PYTHONIOENCODING=encoding)
+        done = process("search", "notes", "--id", "漢", environment=environment)
+        assert (done.code, "漢" in done.out or "\\u6f22" in done.out) == (0, True), done.err
+        assert process("search", "notes", "--id", "漢", "--json", environment=environment).json["matches"]
+
+    @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-"])
+    def test_streams_that_are_closed_are_no_reason_to_fail(self, place: Place, closed: str) -> None:
+        command = ("sh", "-c", f'{COMMAND} "$@" {closed}', "sh")
+        done = process("collections", "list", environment=place.environment(), command=command)
+        assert (done.code, done.err) == (0, "")
+        done = process("collections", "delete", "notes", environment=place.environment(), command=command)
+        assert (done.code, "Traceback" in done.err) == (2, False)
+
     def test_without_click_it_says_in_one_line_what_to_install(self, live: Any, tmp_path: Path) -> None:
         program = (
             "import sys; sys.modules['click'] = None; sys.argv = ['vecmeter', 'usage']; "

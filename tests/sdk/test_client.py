@@ -45,6 +45,12 @@ def test_url_and_key_come_from_the_environment_where_they_are_not_given(monkeypa
         ({"api_key": ""}, "api_key: is not given, and VECMETER_API_KEY is not set"),
         ({"url": "vecmeter:8000"}, "url: 'vecmeter:8000' does not begin with http:// or https:// and a host"),
         ({"url": "https://"}, "url: 'https:' does not begin with http:// or https:// and a host"),
+        ({"url": "https://host:port"}, "url: is malformed: Invalid port: 'port'"),
+        (
+            {"url": " https://host\n"},
+            "url: is malformed: Invalid non-printable ASCII character in URL, '\\n' at position 13.",
+        ),
+        ({"url": " https://host"}, "url: ' https://host' does not begin with http:// or https:// and a host"),
         ({"url": "https://me:secret@host"}, "url: holds a user name or password; the key goes into api_key"),
         ({"url": "https://host?x=1"}, "url: 'https://host?x=1' holds a query or fragment; give the service's root"),
         ({"api_key": "a\n"}, "api_key: has a space, a line break or a character that is not ASCII"),
@@ -62,6 +68,18 @@ def test_what_is_missing_or_malformed_is_named(
     with pytest.raises(ConfigurationError) as failed:
         kind(**{"url": "https://host", "api_key": KEY} | given)
     assert str(failed.value) == said
+
+
+@pytest.mark.parametrize("kind", MADE)
+@pytest.mark.parametrize(
+    ("variable", "value"), [("ALL_PROXY", "socks4://host"), ("HTTP_PROXY", "host:port"), ("SSL_CERT_FILE", "/nothing")]
+)
+def test_a_proxy_or_certificate_of_the_environment_that_cannot_be_used_is_named_as_such(
+    monkeypatch: pytest.MonkeyPatch, kind: type[Any], variable: str, value: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ConfigurationError, match="the proxies or certificates that the environment names cannot be"):
+        kind("https://host", KEY)
 
 
 @pytest.mark.parametrize(("kind", "other"), [(Client, httpx.AsyncClient()), (AsyncClient, httpx.Client())])

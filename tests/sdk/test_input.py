@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from vecmeter_client import InvalidInputError, Vector
 from vecmeter_client._batches import batches, vector_body
 from vecmeter_client._input import pack
-from vecmeter_client._operations.vectors import UPSERT
+from vecmeter_client._operations.vectors import GET, LIST, UPSERT
 
 FLOATS = st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=50)
 
@@ -42,6 +42,21 @@ def test_numbers_arrive_bit_for_bit_from_whatever_holds_them(numbers: list[float
     forms += [iter(numbers), base64.b64encode(struct.pack(f"<{len(numbers)}f", *numbers)).decode()]
     for form in forms:
         assert struct.pack(f"<{len(numbers)}f", *_unpacked(pack(form))) == struct.pack(f"<{len(numbers)}f", *numbers)
+
+
+def test_numbers_that_no_buffer_can_hold_are_named_or_taken_one_by_one() -> None:
+    class Bfloat16:
+        """As numpy's arrays of types that others registered: a sequence of numbers whose buffer nobody can have."""
+
+        def __buffer__(self, flags: int) -> memoryview:
+            raise ValueError("cannot include dtype 'E' in a buffer")
+
+        def __iter__(self) -> Iterator[float]:
+            return iter((0.5, 2.0))
+
+    assert _unpacked(pack(Bfloat16())) == [0.5, 2]
+    with pytest.raises(InvalidInputError, match=r"^vector: is no sequence of numbers that float32 can hold: "):
+        pack(np.array(["2026-11-21"], dtype="M8[D]"))
 
 
 def test_numbers_that_only_know_float_are_taken() -> None:
@@ -115,6 +130,20 @@ def test_what_cannot_be_sent_is_named_with_its_place(given_: Any, fault: str) ->
     with pytest.raises(InvalidInputError) as failed:
         list(batches([given_], ""))
     assert str(failed.value) == fault
+
+
+@pytest.mark.parametrize(
+    ("id", "fault"), [(7, "is int; give text"), ("\ud800", "has a lone surrogate, which is not Unicode text")]
+)
+def test_an_id_that_is_no_text_is_named_before_anything_is_sent(id: Any, fault: str) -> None:
+    with pytest.raises(InvalidInputError) as failed:
+        list(batches([(id, [1.0])], ""))
+    assert str(failed.value) == f"vectors.0.id: {fault}"
+    with pytest.raises(InvalidInputError) as failed:
+        GET.to("p", "c", id)
+    assert str(failed.value) == f"id: {fault}"
+    with pytest.raises(InvalidInputError, match=r"^prefix: has a lone surrogate"):
+        LIST.to("p", "c", query={"prefix": "\ud800"})
 
 
 def test_metadata_that_holds_itself_is_named() -> None:

@@ -142,6 +142,19 @@ def test_many_vectors_go_in_batches_and_come_back_in_pages(notes: Any) -> None:
     assert notes.delete(all=True).deleted == 500
 
 
+def test_a_single_id_is_not_taken_for_the_ids_that_its_characters_are(notes: Any) -> None:
+    notes.upsert([("a", [1.0, 0.0, 0.0]), ("b", [0.0, 1.0, 0.0])])
+    with pytest.raises(InvalidInputError, match=r"^ids: is the text 'ab'; give a list$"):
+        notes.delete(ids="ab")
+    with pytest.raises(InvalidInputError, match=r"^ids: is the text 'ab'; give a list$"):
+        notes.fetch("ab")
+    with pytest.raises(InvalidInputError, match=r"^unset: is the text 'kind'; give a list$"):
+        notes.patch("a", unset="kind")
+    with pytest.raises(InvalidInputError, match=r"^unset: is the text 'kind'; give a list$"):
+        notes.update({}, unset="kind")
+    assert len(notes.fetch(["a", "b"])) == 2
+
+
 def test_vectors_whose_answer_would_be_too_long_are_fetched_in_parts(project: Any) -> None:
     project.create_collection("wide", dimension=4000)
     wide = project.collection("wide")

@@ -33,7 +33,7 @@ def test_text_passes(texts: list[str]) -> None:
 def test_positions_become_the_paths_of_the_request() -> None:
     error = unembeddable(Violation("0", "is blank"), Violation("2", "is long"), Violation("embedder.model", "is gone"))
     renamed = with_paths(error, ["vectors.4.document", "vectors.5.document", "vectors.9.document"])
-    assert renamed.detail == error.detail
+    assert renamed.detail == "vectors.4.document: is blank. It is the first of 3 faults."
     assert renamed.violations == (
         Violation("vectors.4.document", "is blank"),
         Violation("vectors.9.document", "is long"),

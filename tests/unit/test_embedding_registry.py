@@ -67,6 +67,7 @@ def test_an_impossible_choice_says_what_is_possible(
         with pytest.raises(InvalidRequestError) as refused:
             choose(provider, model, dimension)
         assert [(violation.path, violation.message) for violation in refused.value.violations] == [(path, message)]
+        assert refused.value.detail == f"{path}: {message}."
 
 
 def test_without_an_embedder_text_is_refused() -> None:

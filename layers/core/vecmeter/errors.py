@@ -45,6 +45,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import ClassVar
@@ -170,6 +171,12 @@ class Violation:
 
     path: str
     message: str
+
+
+def first_of(violations: Sequence[Violation]) -> str:
+    """The detail of an error with these violations, at least one: the first of them, and how many there are."""
+    first = f"{violations[0].path}: {violations[0].message}."
+    return first if len(violations) == 1 else f"{first} It is the first of {len(violations)} faults."
 
 
 class VersionConflictError(ConflictError):

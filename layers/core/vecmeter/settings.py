@@ -70,6 +70,8 @@ def _one_of(*choices: str) -> Parser:
 def _parse_path_prefix(raw: str) -> str:
     if re.fullmatch(r"(/[A-Za-z0-9._~-]+)*", raw) is None:
         raise ValueError("must be empty or a path like /v1, without a slash at its end")
+    if taken := next((path for path in _TAKEN if f"{raw}/".startswith(f"{path}/")), None):
+        raise ValueError(f"must not be {taken} or below it, where Pinecone's clients have their own routes")
     return raw
 
 
@@ -85,6 +87,8 @@ def _parse_public_url(raw: str) -> str:
     return raw
 
 
+# The roots of Pinecone's wire (``http/pinecone/errors.py``): whatever fails below them is told in its form.
+_TAKEN = ("/indexes", "/collections", "/backups", "/backup-schedules", "/restore-jobs", "/embed", "/rerank", "/models")
 _PUBLIC_URL = Parser("empty, or a URL with http or https, without a slash at its end", _parse_public_url)
 _HTTP_URL = Parser("empty, or a URL with http or https", _parse_http_url)
 _PATH_PREFIX = Parser("empty, or a path like /v1", _parse_path_prefix)

@@ -7,7 +7,7 @@ from types import TracebackType
 import httpx
 
 from vecmeter_client._binding import Awaiting, awaited, awaited_each
-from vecmeter_client._configuration import address, own_client, policy
+from vecmeter_client._configuration import address, http_from_environment, own_client, policy
 from vecmeter_client._drivers import AwaitingDriver
 from vecmeter_client._operations import accounts, definitions, reports, searches, service, vectors
 from vecmeter_client._places import CollectionAt, ProjectAt, ServiceAt
@@ -169,7 +169,7 @@ class AsyncClient(Awaiting[ServiceAt]):
         at = address(url, api_key, api_prefix)
         rules = policy(at, timeout=timeout, total_timeout=total_timeout, max_retries=max_retries)
         given = own_client(http_client, httpx.AsyncClient)
-        http = given if given is not None else httpx.AsyncClient()
+        http = given if given is not None else http_from_environment(httpx.AsyncClient)
         self._owned = http if given is None else None
         super().__init__(ServiceAt(), AwaitingDriver(http, at, rules))
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any, TypeAlias
 
 from vecmeter_client._flow import to_json
-from vecmeter_client._input import moment, pack
+from vecmeter_client._input import moment, pack, text
 from vecmeter_client._models import Vector
 from vecmeter_client.errors import InvalidInputError
 
@@ -65,7 +65,7 @@ def vector_body(given: VectorLike, where: str = "") -> dict[str, Any]:
     return {
         name: value
         for name, value in (
-            ("id", vector.id),
+            ("id", text(vector.id, f"{where}id")),
             ("vector", None if vector.vector is None else pack(vector.vector, f"{where}vector")),
             ("document", vector.document),
             ("metadata", vector.metadata),

@@ -6,8 +6,11 @@ import os
 import random
 import re
 import time
+from collections.abc import Callable
 from typing import TypeVar
 from urllib.parse import urlsplit
+
+import httpx
 
 from vecmeter_client._drivers import Address
 from vecmeter_client._policy import Policy
@@ -21,8 +24,11 @@ def address(url: str | None, api_key: str | None, api_prefix: str) -> Address:
     """Raises ConfigurationError naming what is missing or malformed; never shows the key."""
     url = _given(url, "url", "VECMETER_URL").rstrip("/")
     api_key = _given(api_key, "api_key", "VECMETER_API_KEY")
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        parts = urlsplit(str(httpx.URL(url)))
+    except (ValueError, httpx.InvalidURL) as error:
+        raise ConfigurationError(f"url: is malformed: {error}") from None
+    if parts.scheme not in ("http", "https") or not parts.hostname or any(map(str.isspace, url)):
         raise ConfigurationError(f"url: {url!r} does not begin with http:// or https:// and a host")
     if parts.username is not None or parts.password is not None:
         raise ConfigurationError("url: holds a user name or password; the key goes into api_key")
@@ -63,6 +69,15 @@ def own_client(http_client: T | None, kind: type[T]) -> T | None:
     if http_client is not None and not isinstance(http_client, kind):
         raise ConfigurationError(f"http_client: is {type(http_client).__name__}; give a httpx.{kind.__name__}")
     return http_client
+
+
+def http_from_environment(make: Callable[[], T]) -> T:
+    """Raises ConfigurationError where the environment names proxies or certificates that httpx cannot use."""
+    try:
+        return make()
+    except (ImportError, OSError, ValueError, httpx.InvalidURL) as error:
+        what = "the proxies or certificates that the environment names cannot be used"
+        raise ConfigurationError(f"http_client: {what}: {error}") from error
 
 
 def _given(value: str | None, name: str, variable: str) -> str:

@@ -14,7 +14,7 @@ from enum import Enum
 from typing import Any, Generic, TypeAlias, TypeVar
 from urllib.parse import quote
 
-from vecmeter_client._input import refuse_what_is_no_json
+from vecmeter_client._input import refuse_what_is_no_json, text
 
 T = TypeVar("T")
 
@@ -86,12 +86,13 @@ class Route:
         """The request with these names in the path, in order. What is None in the query or body is left out.
 
         Raises:
-            InvalidInputError: the body holds something that is no JSON.
+            InvalidInputError: a name is no text, or the body holds something that is no JSON.
         """
         path = self.path
         for name in names:
             before, _, rest = path.partition("{")
-            path = before + _in_path(name) + rest.partition("}")[2]
+            place, _, after = rest.partition("}")
+            path = before + _in_path(text(name, place)) + after
         headers = {}
         if self.repeat is Repeat.BY_KEY:
             headers["Idempotency-Key"] = secrets.token_hex(16)
@@ -99,7 +100,7 @@ class Route:
             body = to_json({name: value for name, value in body.items() if value is not None})
         if body is not None:
             headers["Content-Type"] = "application/json"
-        found = {name: _in_query(value) for name, value in (query or {}).items() if value is not None}
+        found = {name: _in_query(value, name) for name, value in (query or {}).items() if value is not None}
         return Request(self.method, path, found, headers, body, self.repeat, self.versioned)
 
 
@@ -114,7 +115,7 @@ def _in_path(name: str) -> str:
     return name.replace(".", "%2E") if name in (".", "..") else quote(name, safe="")
 
 
-def _in_query(value: object) -> str:
+def _in_query(value: object, name: str) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
-    return str(value)
+    return text(str(value), name)

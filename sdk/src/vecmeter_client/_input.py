@@ -38,7 +38,7 @@ def _float32(numbers: Iterable[float | SupportsFloat], where: str) -> bytes:
     values: Any = numbers
     try:
         view = memoryview(values)
-    except TypeError:
+    except (TypeError, ValueError):  # no buffer, or one of numbers that only numpy knows: bfloat16
         view = None
     if view is not None:
         if view.ndim != 1:
@@ -58,6 +58,15 @@ def _float32(numbers: Iterable[float | SupportsFloat], where: str) -> bytes:
     return packed.tobytes()
 
 
+def text(value: object, where: str) -> str:
+    """The value, where it is text. Raises InvalidInputError naming ``where``."""
+    if not isinstance(value, str):
+        raise InvalidInputError(f"{where}: is {_kind(value)}; give text")
+    if fault := _scalar_fault(value):
+        raise InvalidInputError(f"{where}: {fault}")
+    return value
+
+
 def moment(value: datetime | str | None, where: str) -> str | None:
     """ISO 8601 with an offset. Raises InvalidInputError for a datetime without one."""
     if isinstance(value, datetime):
@@ -67,10 +76,16 @@ def moment(value: datetime | str | None, where: str) -> str | None:
     return value
 
 
+def refuse_single_text(values: object, where: str) -> None:
+    """Raises InvalidInputError for a text where a list of texts belongs: its characters would be taken for them."""
+    if isinstance(values, str):
+        raise InvalidInputError(f"{where}: is the text {values!r}; give a list")
+
+
 def refuse_what_is_no_json(value: Any, where: str) -> None:
     """Raises InvalidInputError naming the first place in a value, below ``where``, that is no JSON."""
     try:
-        found = first_fault(value, where)
+        found = _first_fault(value, where)
     except RecursionError:
         found = (where, "is nested too deeply, or holds itself")
     if found:
@@ -78,7 +93,7 @@ def refuse_what_is_no_json(value: Any, where: str) -> None:
         raise InvalidInputError(f"{path or 'body'}: {fault}")
 
 
-def first_fault(value: Any, path: str) -> tuple[str, str] | None:
+def _first_fault(value: Any, path: str) -> tuple[str, str] | None:
     """The path of the first value that is no JSON, and what is wrong with it.
 
     Stricter than ``json``, which makes text of names that are numbers, and lets NaN and lone surrogates through.
@@ -89,12 +104,12 @@ def first_fault(value: Any, path: str) -> tuple[str, str] | None:
             fault = (
                 _scalar_fault(name) if isinstance(name, str) else f"the name is {_kind(name)}; names in JSON are text"
             )
-            if found := (f"{prefix}{name!s}", fault) if fault else first_fault(inner, f"{prefix}{name}"):
+            if found := (f"{prefix}{name!s}", fault) if fault else _first_fault(inner, f"{prefix}{name}"):
                 return found
         return None
     if isinstance(value, (list, tuple)):
         prefix = f"{path}." if path else ""
-        return next((found for at, one in enumerate(value) if (found := first_fault(one, f"{prefix}{at}"))), None)
+        return next((found for at, one in enumerate(value) if (found := _first_fault(one, f"{prefix}{at}"))), None)
     return (path, fault) if (fault := _scalar_fault(value)) else None
 
 

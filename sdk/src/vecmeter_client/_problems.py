@@ -65,7 +65,7 @@ def problem_in(answer: Answer) -> dict[str, Any] | None:
         return None
     try:
         content = json.loads(answer.content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return content if isinstance(content, dict) and isinstance(content.get("code"), str) else None
 

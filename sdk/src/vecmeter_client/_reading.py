@@ -21,7 +21,8 @@ def read(kind: type[T], content: Any) -> T:
     """The dataclass ``kind`` of a JSON object.
 
     Raises:
-        UnexpectedAnswerError: it is no object, or lacks a field, or has another type of value in one.
+        UnexpectedAnswerError: it is no object, or lacks a field, or has in one what cannot be made the object or moment
+            that belongs there. Numbers and texts are taken as they are.
     """
     try:
         return cast(T, _reader(cast(Any, kind))(content))
@@ -47,7 +48,7 @@ def content_of(answer: Answer) -> dict[str, Any]:
     """The JSON object in an answer's body. Raises UnexpectedAnswerError."""
     try:
         content = json.loads(answer.content)
-    except ValueError:
+    except (ValueError, RecursionError):
         content = None
     if not isinstance(content, dict):
         media_type = answer.headers.get("content-type") or "no Content-Type"

@@ -28,6 +28,7 @@ from vecmeter_client import (
     SearchResult,
     StoredVector,
 )
+from vecmeter_client._input import refuse_single_text
 from vecmeter_client._stores.collection import ClientOptions, NewCollection, StoreClients, StoreCollection
 from vecmeter_client._stores.diversity import candidates_for, differing, of_vectors
 from vecmeter_client._stores.relevance import check_relevant, relevance
@@ -215,11 +216,11 @@ class VecmeterVectorStore(VectorStore):
 
     def get_by_ids(self, ids: Sequence[str], /, *, namespace: str | None = None) -> list[Document]:
         """The documents with these ids, each once, in this order. Those that are not there are left out."""
-        return _documents(self._open().fetch(dict.fromkeys(ids), namespace=self._in(namespace)))
+        return _documents(self._open().fetch(_each_once(ids), namespace=self._in(namespace)))
 
     async def aget_by_ids(self, ids: Sequence[str], /, *, namespace: str | None = None) -> list[Document]:
         """As ``get_by_ids``."""
-        return _documents(await (await self._aopen()).fetch(dict.fromkeys(ids), namespace=self._in(namespace)))
+        return _documents(await (await self._aopen()).fetch(_each_once(ids), namespace=self._in(namespace)))
 
     def similarity_search(self, query: str, k: int = 4, **options: Any) -> list[Document]:
         return [document for document, _ in self.similarity_search_with_score(query, k, **options)]
@@ -373,6 +374,11 @@ class VecmeterVectorStore(VectorStore):
             dimension = len(await self._embedding.aembed_query(_SOME_TEXT)) if self._embedding is not None else None
             found = await self._collection.amake(dimension)
         return found
+
+
+def _each_once(ids: Sequence[str]) -> Iterable[str]:
+    refuse_single_text(ids, "ids")
+    return dict.fromkeys(ids)
 
 
 def _document(stored: Match | StoredVector) -> Document:

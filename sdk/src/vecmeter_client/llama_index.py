@@ -34,7 +34,7 @@ from vecmeter_client import (
     Match,
     StoredVector,
 )
-from vecmeter_client._input import first_fault
+from vecmeter_client._input import refuse_single_text, refuse_what_is_no_json
 from vecmeter_client._stores.collection import ClientOptions, NewCollection, StoreClients, StoreCollection
 from vecmeter_client._stores.diversity import candidates_for, differing
 from vecmeter_client._stores.llama_filters import to_filter
@@ -63,8 +63,9 @@ class VecmeterVectorStore(BasePydanticVectorStore):
         collection: Name of the collection.
         project: Id of the project; else ``VECMETER_PROJECT``.
         namespace: Where to write and search.
-        create_collection: Whether the first use makes the collection if it is missing; a mapping says with which
-            options of ``Project.create_collection``. The dimension is that of the vectors at hand.
+        create_collection: Whether the first ``add`` makes the collection if it is missing; a mapping says with which
+            options of ``Project.create_collection``. The dimension is that of the vectors added. Until then there are
+            no nodes.
         is_embedding_query: False leaves it to the collection's own embedder to make the vectors of queries.
         client, async_client: Clients of one's own. Otherwise the store makes them with ``options``: url, api_key,
             timeout, ...; else ``VECMETER_URL``, ``VECMETER_API_KEY``.
@@ -132,31 +133,35 @@ class VecmeterVectorStore(BasePydanticVectorStore):
 
     def delete(self, ref_doc_id: str) -> None:
         """Delete the nodes of a document."""
-        self._open().delete(filter={_DOCUMENT_ID: ref_doc_id}, namespace=self.namespace)
+        if collection := self._there():
+            collection.delete(filter={_DOCUMENT_ID: ref_doc_id}, namespace=self.namespace)
 
     async def adelete(self, ref_doc_id: str) -> None:
         """As ``delete``."""
-        await (await self._aopen()).delete(filter={_DOCUMENT_ID: ref_doc_id}, namespace=self.namespace)
+        if collection := await self._athere():
+            await collection.delete(filter={_DOCUMENT_ID: ref_doc_id}, namespace=self.namespace)
 
     def delete_nodes(self, node_ids: Sequence[str] | None = None, filters: MetadataFilters | None = None) -> None:
         """Delete the nodes with these ids that a filter lets through; at least one of both must be given."""
-        if what := _chosen(node_ids, filters):
-            self._open().delete(**what, namespace=self.namespace)
+        if (what := _chosen(node_ids, filters)) and (collection := self._there()):
+            collection.delete(**what, namespace=self.namespace)
 
     async def adelete_nodes(
         self, node_ids: Sequence[str] | None = None, filters: MetadataFilters | None = None
     ) -> None:
         """As ``delete_nodes``."""
-        if what := _chosen(node_ids, filters):
-            await (await self._aopen()).delete(**what, namespace=self.namespace)
+        if (what := _chosen(node_ids, filters)) and (collection := await self._athere()):
+            await collection.delete(**what, namespace=self.namespace)
 
     def clear(self) -> None:
         """Delete every node of the namespace."""
-        self._open().delete(all=True, namespace=self.namespace)
+        if collection := self._there():
+            collection.delete(all=True, namespace=self.namespace)
 
     async def aclear(self) -> None:
         """As ``clear``."""
-        await (await self._aopen()).delete(all=True, namespace=self.namespace)
+        if collection := await self._athere():
+            await collection.delete(all=True, namespace=self.namespace)
 
     def get_nodes(
         self, node_ids: Sequence[str] | None = None, filters: MetadataFilters | None = None
@@ -166,7 +171,9 @@ class VecmeterVectorStore(BasePydanticVectorStore):
         Raises:
             InvalidInputError: a filter lets 1,000 or more through, which one search does not tell from all.
         """
-        collection = self._open()
+        collection = self._there()
+        if collection is None:
+            return []
         if filters is not None and filters.filters:
             request = _by_filter(_both(node_ids, filters), self._known().dimension)
             return _nodes(_all_of(collection.search(**request, namespace=self.namespace).matches), node_ids)
@@ -178,7 +185,9 @@ class VecmeterVectorStore(BasePydanticVectorStore):
         self, node_ids: Sequence[str] | None = None, filters: MetadataFilters | None = None
     ) -> list[BaseNode]:
         """As ``get_nodes``."""
-        collection = await self._aopen()
+        collection = await self._athere()
+        if collection is None:
+            return []
         if filters is not None and filters.filters:
             request = _by_filter(_both(node_ids, filters), (await self._aknown()).dimension)
             found = await collection.search(**request, namespace=self.namespace)
@@ -198,8 +207,9 @@ class VecmeterVectorStore(BasePydanticVectorStore):
         """
         weight = _weight(query, mmr_threshold)
         request = _request(query, candidates_for(query.similarity_top_k, mmr_prefetch_k, weight))
-        found = self._open(_dimension(query.query_embedding)).search(**request, namespace=self.namespace)
-        return _result(query, found.matches, weight)
+        collection = self._there()
+        matches = collection.search(**request, namespace=self.namespace).matches if collection else ()
+        return _result(query, matches, weight)
 
     async def aquery(
         self, query: VectorStoreQuery, *, mmr_threshold: float | None = None, mmr_prefetch_k: int = 20
@@ -207,15 +217,25 @@ class VecmeterVectorStore(BasePydanticVectorStore):
         """As ``query``."""
         weight = _weight(query, mmr_threshold)
         request = _request(query, candidates_for(query.similarity_top_k, mmr_prefetch_k, weight))
-        collection = await self._aopen(_dimension(query.query_embedding))
-        return _result(query, (await collection.search(**request, namespace=self.namespace)).matches, weight)
+        collection = await self._athere()
+        matches = (await collection.search(**request, namespace=self.namespace)).matches if collection else ()
+        return _result(query, matches, weight)
 
-    def _open(self, dimension: int | None = None) -> Collection:
+    def _there(self) -> Collection | None:
+        # What reads or deletes does not know which vectors are to come, so it makes no collection for them.
+        missing = self._collection.may_be_missing and self._collection.find() is None
+        return None if missing else self._collection.blocking
+
+    async def _athere(self) -> AsyncCollection | None:
+        missing = self._collection.may_be_missing and await self._collection.afind() is None
+        return None if missing else self._collection.awaited
+
+    def _open(self, dimension: int | None) -> Collection:
         if self._collection.may_be_missing:
             self._known(dimension)
         return self._collection.blocking
 
-    async def _aopen(self, dimension: int | None = None) -> AsyncCollection:
+    async def _aopen(self, dimension: int | None) -> AsyncCollection:
         if self._collection.may_be_missing:
             await self._aknown(dimension)
         return self._collection.awaited
@@ -232,8 +252,7 @@ def _dimension(vector: Sequence[float] | None) -> int | None:
 
 
 def _record(node: BaseNode) -> dict[str, Any]:
-    if fault := first_fault(node.metadata, f"nodes.{node.node_id}.metadata"):
-        raise InvalidInputError(": ".join(fault))
+    refuse_what_is_no_json(node.metadata, f"nodes.{node.node_id}.metadata")
     metadata = node_to_metadata_dict(node, remove_text=True) | {_NODE_ID: node.node_id}
     text = node.get_content(metadata_mode=MetadataMode.NONE)
     numbers = {} if node.embedding is None else {"vector": node.embedding}
@@ -252,6 +271,7 @@ def _nodes(found: Iterable[Match | StoredVector], ids: Sequence[str] | None = No
 
 def _both(node_ids: Sequence[str] | None, filters: MetadataFilters | None, *more: Mapping[str, Any]) -> Any:
     """A filter for all of them; None: none is given."""
+    refuse_single_text(node_ids, "node_ids")
     wanted = list(more)
     if node_ids is not None:
         wanted.append({_NODE_ID: {"$in": list(node_ids)}})
@@ -262,6 +282,7 @@ def _both(node_ids: Sequence[str] | None, filters: MetadataFilters | None, *more
 
 def _chosen(node_ids: Sequence[str] | None, filters: MetadataFilters | None) -> dict[str, Any]:
     """What to delete; empty: nothing."""
+    refuse_single_text(node_ids, "node_ids")
     filter = to_filter(filters)
     if node_ids is None and filter is None:
         raise InvalidInputError("node_ids or filters must be given; clear() deletes everything")

@@ -160,6 +160,8 @@ async def test_mmr_takes_what_differs(places: VecmeterVectorStore, call: Call) -
             await chosen(lambda_mult=weight)
     with pytest.raises(InvalidInputError, match="text compares no vectors"):
         await chosen(mode="text")
+    with pytest.raises(InvalidInputError, match="matches wanted is 0; it must be at least 1"):
+        await call(places, "max_marginal_relevance_search", "query", k=0)
 
 
 @pytest.mark.parametrize("metric", ["cosine", "l2", "inner_product"])

@@ -98,6 +98,8 @@ async def test_metadata_that_is_no_json_is_named_before_anything_is_embedded_or_
         (["a", "b"], {"ids": ["1", "2", "3"]}, "ids: there are 3, and 2 texts"),
         (["a", 7], {}, r"texts\.1: is int, not text"),
         (["a"], {"batch_size": 0}, "batch_size: is 0"),
+        ("ab", {}, "texts: is the text 'ab'; give a list"),
+        (["a", "b"], {"ids": "ab"}, "ids: is the text 'ab'; give a list"),
     ],
 )
 async def test_what_does_not_fit_together_is_refused(
@@ -174,6 +176,15 @@ async def test_exactly_what_is_named_is_deleted(make: Make, call: Call) -> None:
     assert await left() == ["c", "d"]
     await call(store, "delete", delete_all=True)
     assert await left() == []
+
+
+async def test_a_single_id_is_not_taken_for_the_ids_that_its_characters_are(make: Make, call: Call) -> None:
+    store = make(of_numbers(["a", "b"]))
+    await call(store, "add_texts", ["a", "b"], ids=["a", "b"])
+    for method in ("delete", "get_by_ids"):
+        with pytest.raises(InvalidInputError, match="ids: is the text 'ab'; give a list"):
+            await call(store, method, "ab")
+    assert len(await call(store, "get_by_ids", ["a", "b"])) == 2
 
 
 async def test_stores_are_made_from_texts_and_documents(name: str, call: Call) -> None:

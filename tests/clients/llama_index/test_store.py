@@ -166,6 +166,9 @@ async def test_exactly_the_nodes_named_are_deleted(make: Make, call: Call) -> No
 
     await call(store, "add", NODES)
     await call(store, "delete_nodes", [])
+    for refused in (("delete_nodes", "ab"), ("delete_nodes", "ab", filters(("year", ">", 1))), ("get_nodes", "ab")):
+        with pytest.raises(InvalidInputError, match="ids: is the text 'ab'; give a list"):
+            await call(store, *refused)
     await call(store, "delete_nodes", ["near", "missing"])
     await call(store, "delete_nodes", ["nearer"], filters(("year", FilterOperator.GT, 2024)))
     assert await left() == ["aside", "away", "nearer"]
@@ -216,6 +219,20 @@ async def test_more_nodes_than_one_search_brings_are_not_passed_off_as_all(make:
     assert len(await call(store, "get_nodes")) == 1_001
 
 
+async def test_what_reads_or_deletes_leaves_it_to_the_first_nodes_which_collection_is_made(
+    make: Make, call: Call
+) -> None:
+    store = make()
+    await call(store, "clear")
+    await call(store, "delete", "two")
+    await call(store, "delete_nodes", ["a"])
+    assert await call(store, "get_nodes") == await call(store, "get_nodes", ["a"]) == []
+    assert (await call(store, "query", query())).ids == []
+    assert (await call(store, "query", query(query_embedding=None, query_str="pump"))).ids == []
+    assert await call(store, "add", NODES) == ALL
+    assert len(await call(store, "get_nodes")) == len(NODES)
+
+
 async def test_a_missing_collection_is_made_only_if_it_is_wanted(make: Make, call: Call) -> None:
     with pytest.raises(CollectionNotFoundError):
         await call(make("missing", create_collection=False), "add", NODES)
@@ -228,4 +245,8 @@ async def test_metadata_that_is_no_json_is_named_before_anything_is_sent(make: M
     await call(store, "add", NODES[:1])
     with pytest.raises(InvalidInputError, match=r"nodes\.bad\.metadata\.price: inf"):
         await call(store, "add", [NODES[1], node("bad", (1.0, 1.0, 1.0), price=float("inf"))])
+    holds_itself: dict[str, Any] = {}
+    holds_itself["itself"] = holds_itself
+    with pytest.raises(InvalidInputError, match=r"nodes\.bad\.metadata: is nested too deeply"):
+        await call(store, "add", [NODES[1], node("bad", (1.0, 1.0, 1.0), inner=holds_itself)])
     assert len(await call(store, "get_nodes")) == 1

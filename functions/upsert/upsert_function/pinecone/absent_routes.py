@@ -36,6 +36,7 @@ ABSENT: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("/backups", ("GET",), _BACKUPS),
     ("/backups/{backup}", ("GET", "DELETE"), _BACKUPS),
     ("/backups/{backup}/create-index", ("POST",), _BACKUPS),
+    ("/backup-schedules/{rest:vector_id}", ("GET", "PATCH", "DELETE"), _BACKUPS),
     ("/restore-jobs", ("GET",), _BACKUPS),
     ("/restore-jobs/{job}", ("GET",), _BACKUPS),
     ("/collections", ("GET", "POST"), _COPIES),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Annotated
 
 from fastapi import Query
@@ -28,7 +30,7 @@ from upsert_function.pinecone.record_schemas import (
     next_page,
     to_record,
 )
-from vecmeter.errors import PayloadTooLargeError
+from vecmeter.errors import InvalidRequestError, PayloadTooLargeError
 from vecmeter.http.checks import raise_if_any
 from vecmeter.http.dependencies import Call, CallDependency
 from vecmeter.http.fields import CollectionPath
@@ -140,12 +142,13 @@ def update(index: CollectionPath, body: UpdateBody, call: WriteCallDependency) -
         project = hold.admission.own_project
 
         def update(target: Collection, on: Terms) -> int:
-            if id is not None:
-                patch = Patch(set=set_metadata, numbers=_checked(target, body.values))
-                return call.database(records.update_ids, target, namespace, [id], patch, on)
             if body.dry_run:
                 return call.database(records.count_matching, target, namespace, filter)
-            return call.database(records.update_matching, target, namespace, filter, Patch(set=set_metadata), on)
+            patch = Patch(set=set_metadata, numbers=_checked(target, body.values))
+            with _named_as_sent():
+                if id is not None:
+                    return call.database(records.update_ids, target, namespace, [id], patch, on)
+                return call.database(records.update_matching, target, namespace, filter, patch, on)
 
         return call.write(
             hold,
@@ -234,6 +237,17 @@ def _checked(index: Collection, values: array[float] | None) -> array[float] | N
     if values is not None and (fault := value_violation(index, values, "values")):
         raise_if_any([fault])
     return values
+
+
+@contextmanager
+def _named_as_sent() -> Iterator[None]:
+    """What a change makes too large is ``set`` in the native API."""
+    try:
+        yield
+    except InvalidRequestError as error:
+        if any(fault.path == "set" for fault in error.violations):
+            raise_if_any([replace(fault, path="setMetadata") for fault in error.violations])
+        raise
 
 
 def _records(found: Sequence[StoredVector], namespace: str, token: str | None = None) -> RecordsOut:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from vecmeter.errors import InvalidRequestError, Violation
+from vecmeter.errors import InvalidRequestError, Violation, first_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ def refuse_unembeddable(texts: Sequence[str], max_characters: int | None = None)
 
 def unembeddable(*violations: Violation) -> InvalidRequestError:
     """The error for texts that cannot be embedded; the paths are positions."""
-    return InvalidRequestError("Some of the texts cannot be embedded.", violations)
+    return InvalidRequestError(first_of(violations), violations)
 
 
 def with_paths(error: InvalidRequestError, paths: Sequence[str]) -> InvalidRequestError:
@@ -94,13 +94,11 @@ def with_paths(error: InvalidRequestError, paths: Sequence[str]) -> InvalidReque
 
     Paths that are no position (``embedder.model``, from ``get_embedder``) stay.
     """
-    return InvalidRequestError(
-        error.detail,
-        tuple(
-            Violation(paths[int(violation.path)] if violation.path.isdecimal() else violation.path, violation.message)
-            for violation in error.violations
-        ),
+    named = tuple(
+        Violation(paths[int(violation.path)] if violation.path.isdecimal() else violation.path, violation.message)
+        for violation in error.violations
     )
+    return InvalidRequestError(first_of(named) if named else error.detail, named)
 
 
 def _fault(text: str, max_characters: int | None) -> str | None:

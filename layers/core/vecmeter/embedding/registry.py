@@ -152,4 +152,4 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def _refused(path: str, message: str) -> InvalidRequestError:
-    return InvalidRequestError("There is no such embedder.", (Violation(path, message),))
+    return InvalidRequestError(f"{path}: {message}.", (Violation(path, message),))

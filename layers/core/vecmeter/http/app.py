@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, FastAPI, Request
@@ -12,7 +11,7 @@ from starlette.responses import Response
 from starlette.routing import Match
 
 from vecmeter import __version__
-from vecmeter.errors import InvalidRequestError, VecmeterError, Violation
+from vecmeter.errors import InvalidRequestError, VecmeterError, Violation, first_of
 from vecmeter.http.edge import RequestEdge
 from vecmeter.http.health import health
 from vecmeter.http.openapi import describe
@@ -89,7 +88,7 @@ async def _on_invalid_request(request: Request, error: Exception) -> Response:
         status=422,
         code="invalid_request",
         title="The request does not validate",
-        detail=_summary(violations),
+        detail=first_of(violations),
         request_id=request.state.request_id,
         violations=violations,
     )
@@ -118,11 +117,6 @@ def _allowed_methods(request: Request) -> list[str]:
         for method in _METHODS
         if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in request.app.routes)
     ]
-
-
-def _summary(violations: Sequence[Violation]) -> str:
-    first = f"{violations[0].path}: {violations[0].message}."
-    return first if len(violations) == 1 else f"{first} It is the first of {len(violations)} faults."
 
 
 def _path(location: tuple[int | str, ...]) -> str:

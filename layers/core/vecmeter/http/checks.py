@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from vecmeter.errors import InvalidRequestError, PayloadTooLargeError, Violation
+from vecmeter.errors import InvalidRequestError, PayloadTooLargeError, Violation, first_of
 from vecmeter.settings import Settings
 from vecmeter.vectors.checks import has_nul
 from vecmeter.vectors.filters import compile_filter
@@ -19,9 +19,7 @@ from vecmeter.vectors.write_input import compact_json
 def raise_if_any(violations: Sequence[Violation]) -> None:
     """Raises InvalidRequestError naming every path, unless there is none."""
     if violations:
-        first = violations[0]
-        more = f" It is the first of {len(violations)} faults." if len(violations) > 1 else ""
-        raise InvalidRequestError(f"{first.path}: {first.message}.{more}", tuple(violations))
+        raise InvalidRequestError(first_of(violations), tuple(violations))
 
 
 def invalid(path: str, message: str) -> InvalidRequestError:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from vecmeter_client._batches import MAX_VECTORS, VectorLike, batches, size_of, vector_body
 from vecmeter_client._flow import Flow, Page, Pages, Repeat, Request, Route, to_json
-from vecmeter_client._input import Numbers, moment, pack
+from vecmeter_client._input import Numbers, moment, pack, refuse_single_text
 from vecmeter_client._models import (
     Deleted,
     Partial,
@@ -121,6 +121,7 @@ def get(at: CollectionAt, id: str, *, namespace: str = "") -> Flow[StoredVector]
 
 def fetch(at: CollectionAt, ids: Iterable[str], *, namespace: str = "") -> Flow[list[StoredVector]]:
     """Vectors by id, in as many requests as that takes; ids that are not there are left out."""
+    refuse_single_text(ids, "ids")
     found: list[StoredVector] = []
     size = MAX_VECTORS
     for chunk in _chunks(ids, MAX_VECTORS):
@@ -191,6 +192,7 @@ def patch(  # noqa: PLR0913 - what a patch can say
     Raises:
         VectorNotFoundError, VersionConflictError.
     """
+    refuse_single_text(unset, "unset")
     body: dict[str, Any] = {
         "set": set,
         "unset": unset if unset is None else list(unset),
@@ -216,6 +218,7 @@ def update(
     dry_run: bool = False,
 ) -> Flow[Updated]:
     """Set and remove fields of the metadata of every vector of a namespace that a filter lets through, all or none."""
+    refuse_single_text(unset, "unset")
     body = {
         "filter": filter,
         "set": set,
@@ -241,6 +244,7 @@ def delete(
     if ids is None:
         answer = yield DELETE.to(at.project, at.name, body=body)
         return answered(Deleted, answer)
+    refuse_single_text(ids, "ids")
     matched = deleted = 0
     usage = Usage()
     for chunk in _chunks(ids, MAX_VECTORS):

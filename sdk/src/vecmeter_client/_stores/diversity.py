@@ -17,7 +17,9 @@ Numbers = Sequence[float]
 
 
 def candidates_for(k: int, fetch_k: int, weight: float) -> int:
-    """How many matches to choose ``k`` from. Raises InvalidInputError for a weight outside 0 to 1."""
+    """How many matches to choose ``k`` from. Raises InvalidInputError for none, or a weight outside 0 to 1."""
+    if k < 1:
+        raise InvalidInputError(f"the number of matches wanted is {k}; it must be at least 1")
     if not 0.0 <= weight <= 1.0:
         raise InvalidInputError(f"the weight of relevance is {weight}; it must lie between 0 and 1")
     return max(k, fetch_k)

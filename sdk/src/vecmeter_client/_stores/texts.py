@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from vecmeter_client._input import first_fault
+from vecmeter_client._input import refuse_single_text, refuse_what_is_no_json
 from vecmeter_client._models import Partial, Upserted
 from vecmeter_client._operations.vectors import name_own_indexes
 from vecmeter_client.errors import InvalidInputError, VecmeterError
@@ -26,6 +26,8 @@ def to_records(
     Raises:
         InvalidInputError: there are not as many texts, metadatas and ids; something is no text, or no JSON.
     """
+    refuse_single_text(texts, "texts")
+    refuse_single_text(ids, "ids")
     documents = list(texts)
     for name, given in (("metadatas", metadatas), ("ids", ids)):
         if given is not None and len(given) != len(documents):
@@ -34,8 +36,7 @@ def to_records(
         if not isinstance(document, str):
             raise InvalidInputError(f"texts.{at}: is {type(document).__name__}, not text")
     for at, metadata in enumerate(metadatas or ()):
-        if fault := first_fault(metadata, f"metadatas.{at}"):
-            raise InvalidInputError(": ".join(fault))
+        refuse_what_is_no_json(metadata, f"metadatas.{at}")
     return [
         {
             "id": str(uuid.uuid4()) if ids is None or ids[at] is None else ids[at],
@@ -66,6 +67,7 @@ def with_vectors(records: Sequence[Record], vectors: Sequence[Sequence[float]] |
 
 def chosen(ids: Sequence[str] | None, filter: Mapping[str, Any] | None, delete_all: bool) -> dict[str, Any]:
     """What to delete, as ``Collection.delete`` takes it. Raises InvalidInputError unless it is exactly one of these."""
+    refuse_single_text(ids, "ids")
     given: dict[str, Any] = {}
     if ids is not None:
         given["ids"] = list(ids)

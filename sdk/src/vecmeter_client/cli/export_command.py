@@ -42,6 +42,8 @@ def export(invocation: Invocation, /, collection: str, file: Path, **options: An
         raise click.UsageError("--delimiter is of CSV.")
     if options["all_namespaces"] and options["namespace"]:
         raise click.UsageError("--namespace and --all-namespaces exclude each other.")
+    if file.exists() and not is_stdout and not file.is_file():
+        raise click.UsageError(f"{file} is no file that can be replaced; - is stdout.")
     if file.exists() and not is_stdout and not options["overwrite"]:
         raise click.UsageError(f"{file} is there already: say --overwrite.")
     found = invocation.collection(collection)

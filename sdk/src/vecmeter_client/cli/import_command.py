@@ -12,13 +12,13 @@ from typing import Any
 import click
 from tqdm import tqdm
 
-from vecmeter_client import MissingRoleError, VecmeterError, to_dict
+from vecmeter_client import LimitExceededError, MissingRoleError, VecmeterError, to_dict
 from vecmeter_client.cli.failures import StoppedError
 from vecmeter_client.cli.files.formats import FORMATS, format_of, open_source
 from vecmeter_client.cli.files.rows import FileError, Position, Source
 from vecmeter_client.cli.files.text_source import Columns
 from vecmeter_client.cli.import_journal import Journal, Tally, open_journal, without_journal
-from vecmeter_client.cli.import_run import Import, SkippedRows
+from vecmeter_client.cli.import_run import Import, SkippedRows, room_after, wait
 from vecmeter_client.cli.invocation import Command, Invocation, pass_invocation
 from vecmeter_client.cli.output import counted
 from vecmeter_client.cli.parameters import comma_separated, namespace_option
@@ -87,7 +87,8 @@ def import_file(invocation: Invocation, /, file: Path, collection: str, **option
     reading = _Reading(file, kind, columns, options["delimiter"])
     if not reading.is_repeatable and (options["journal"] or options["restart"]):
         raise click.UsageError("What is read from a pipe cannot be gone on with: no --journal, no --restart.")
-    target = _target(invocation, collection) | {"namespace": options["namespace"]} | reading.described()
+    target = _target(invocation, collection, options["max_wait"])
+    target |= {"namespace": options["namespace"]} | reading.described()
     with closing(reading.open()) as source, _journal(reading, target, options) as journal:
         resumed = _go_to(source, journal, file)
         with (
@@ -106,7 +107,7 @@ def import_file(invocation: Invocation, /, file: Path, collection: str, **option
             )
             try:
                 tally = run.run()
-            except (VecmeterError, StoppedError, FileError, KeyboardInterrupt) as error:
+            except (VecmeterError, StoppedError, FileError, OSError, KeyboardInterrupt) as error:
                 error.add_note(_so_far(journal, reading))
                 raise
         journal.finish()
@@ -138,14 +139,18 @@ class _Reading:
         }
 
 
-def _target(invocation: Invocation, name: str) -> dict[str, Any]:
+def _target(invocation: Invocation, name: str, longest_wait: float) -> dict[str, Any]:
     """Which collection it is; one that was made anew since is another. Ends the import if there is none."""
     collection = invocation.collection(name)
-    try:
-        created_at = collection.describe().created_at.isoformat()
-    except MissingRoleError:  # a key that may only write cannot look
-        created_at = None
-    return {"collection": f"{collection.project}/{name}", "created_at": created_at}
+    while True:
+        try:
+            created_at = collection.describe().created_at.isoformat()
+        except MissingRoleError:  # a key that may only write cannot look
+            created_at = None
+        except LimitExceededError as error:
+            wait(*room_after(error, longest_wait), lambda text: invocation.out.note(f"vecmeter: {text}"))
+            continue
+        return {"collection": f"{collection.project}/{name}", "created_at": created_at}
 
 
 @contextmanager

@@ -11,7 +11,8 @@ import json
 import os
 import secrets
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -41,6 +42,7 @@ class Journal:
     done: Position | None = None
     sent: Position | None = None
     tally: Tally = field(default_factory=Tally)
+    left_out: str | None = None  # the file of the rows left out: no other may be cut off where the tally says
     _sent_before: Position | None = None
     _file: IO[bytes] | None = None
     _path: Path | None = None
@@ -61,6 +63,10 @@ class Journal:
         self.sent = self._sent_before
         self._append({"withdrawn": True})
 
+    def leaving_out_to(self, path: str) -> None:
+        self.left_out = path
+        self._append({"left_out": path})
+
     def acknowledge(self, up_to: Position, tally: Tally) -> None:
         self.done, self.tally = up_to, tally
         if self.sent is not None and self.sent.offset <= up_to.offset:
@@ -77,12 +83,14 @@ class Journal:
 
     def close(self) -> None:
         if self._file is not None:
-            self._file.close()
+            with suppress(OSError):  # what a full disk did not take has been an error already
+                self._file.close()
 
     def _append(self, entry: Mapping[str, Any]) -> None:
         if self._file is not None:
-            self._file.write(json.dumps(entry).encode() + b"\n")
-            self._file.flush()
+            with _named(self._path):
+                self._file.write(json.dumps(entry).encode() + b"\n")
+                self._file.flush()
 
 
 def without_journal() -> Journal:
@@ -97,9 +105,8 @@ def open_journal(path: Path, target: Mapping[str, Any], *, restart: bool) -> Jou
         FileError: it is another process's at the moment, is of another target, or is no journal.
         OSError: it cannot be written.
     """
-    file = path.open("a+b")
+    file = _open_locked(path)
     try:
-        _lock(file, path)
         file.seek(0)
         content = file.read()
         entries = _entries(content, path)
@@ -109,16 +116,41 @@ def open_journal(path: Path, target: Mapping[str, Any], *, restart: bool) -> Jou
         else:
             entries = [{_MAGIC: _FORMAT, "id": _new_id(), "target": dict(target)}]
             file.truncate(0)
-            file.write(json.dumps(entries[0]).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+            with _named(path):
+                file.write(json.dumps(entries[0]).encode() + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
         journal = Journal(entries[0]["id"])
         _replay(journal, entries[1:])
         journal._file, journal._path = file, path
     except BaseException:
-        file.close()
+        with suppress(OSError):
+            file.close()
         raise
     return journal
+
+
+@contextmanager
+def _named(path: Path | None) -> Iterator[None]:
+    """Let an error say which file it is about: of a full disk it does not."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = str(path)
+        raise
+
+
+def _open_locked(path: Path) -> IO[bytes]:
+    while True:
+        file = path.open("a+b")
+        try:
+            _lock(file, path)
+            if path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno())):
+                return file
+        except BaseException:
+            file.close()
+            raise
+        file.close()  # another import was done with it, and deleted it, before it was ours
 
 
 def _lock(file: IO[bytes], path: Path) -> None:
@@ -163,6 +195,8 @@ def _replay(journal: Journal, entries: list[dict[str, Any]]) -> None:
             journal.acknowledge(Position(**entry["done"]), Tally(**(tally | {"usage": Usage(**tally["usage"])})))
         elif "sending" in entry:
             journal.sending(Position(**entry["sending"]))
+        elif "left_out" in entry:
+            journal.leaving_out_to(entry["left_out"])
         else:
             journal.withdraw()
 

@@ -61,10 +61,12 @@ class SkippedRows:
 
     def __init__(self, path: Path, source: Source, journal: Journal) -> None:
         tally = journal.tally
-        if journal.is_new and path.exists() and path.stat().st_size:
+        name = str(path.resolve())
+        if name != journal.left_out and path.exists() and path.stat().st_size:
             raise FileError(f"{path} exists already; rows that are left out go to a file of their own")
         if tally.skipped_bytes and (not path.exists() or path.stat().st_size < tally.skipped_bytes):
             raise FileError(f"{path} has not the {tally.skipped} rows that this import has left out so far")
+        journal.leaving_out_to(name)
         self._file = path.open("r+b" if path.exists() else "w+b")
         self._file.truncate(tally.skipped_bytes)
         self._file.seek(0, 2)
@@ -191,7 +193,7 @@ class Import:
             except LimitExceededError as error:
                 if lost:
                     error.committed = None  # this attempt wrote nothing; one before it may have
-                self._wait_for_room(error)
+                self._wait(*room_after(error, self.longest_wait))
             except (UnavailableError, InternalError, TransportError) as error:
                 failures += 1
                 lost = lost or error.committed is not False
@@ -202,18 +204,8 @@ class Import:
                 named = error.retry_after if isinstance(error, ApiError) else None
                 self._wait(named or _FIRST_WAIT * 2 ** (failures - 1), str(error))
 
-    def _wait_for_room(self, error: LimitExceededError) -> None:
-        seconds = error.retry_after or _FIRST_WAIT
-        # Nobody knows when something will be deleted: what the service names there is a guess.
-        if seconds > self.longest_wait or any(policy.name in _STOCK for policy in error.violated_policies):
-            raise error
-        limits = [f"{one.name} ({one.scope}): {one.used:g} of {one.limit:g} used" for one in error.violated_policies]
-        self._wait(seconds, "; ".join(limits) or error.detail)
-
     def _wait(self, seconds: float, reason: str) -> None:
-        then = datetime.now(UTC) + timedelta(seconds=seconds)
-        self.display.note(f"{reason}; going on in {seconds:.0f} s, at {then:%H:%M:%S} UTC")
-        self.sleep(seconds)
+        wait(seconds, reason, self.display.note, self.sleep)
 
     def _stopped(self, rows: Sequence[FaultyRow]) -> StoppedError:
         word = self.source.word
@@ -222,6 +214,25 @@ class Import:
         what = f"{len(rows)} {word}s hold" if len(rows) > 1 else f"{word} {rows[0].number} holds"
         detail = f"{what} no vector that can be written{more}; the import stopped there"
         return StoppedError(ExitCode.REFUSED, "invalid_rows", detail, faults)
+
+
+def room_after(error: LimitExceededError, longest_wait: float) -> tuple[float, str]:
+    """Seconds until a limit has room, and which it is. Raises the error where that is longer, or nobody knows."""
+    seconds = error.retry_after or _FIRST_WAIT
+    # Nobody knows when something will be deleted: what the service names there is a guess.
+    if seconds > longest_wait or any(policy.name in _STOCK for policy in error.violated_policies):
+        raise error
+    limits = [f"{one.name} ({one.scope}): {one.used:g} of {one.limit:g} used" for one in error.violated_policies]
+    return seconds, "; ".join(limits) or error.detail
+
+
+def wait(
+    seconds: float, reason: str, note: Callable[[str], None], sleep: Callable[[float], None] | None = None
+) -> None:
+    """Wait, and say why and until when."""
+    then = datetime.now(UTC) + timedelta(seconds=seconds)
+    note(f"{reason}; going on in {seconds:.0f} s, at {then:%H:%M:%S} UTC")
+    (sleep or time.sleep)(seconds)
 
 
 def _sum(one: Upserted, other: Upserted) -> Upserted:

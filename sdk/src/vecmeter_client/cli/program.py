@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -55,11 +56,14 @@ for _command in (
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command; returns its exit code. What went wrong is told on stderr in a line, and in its fields."""
+    _make_streams_usable()
     as_json = "--json" in arguments  # what cannot be parsed is told as it was asked for all the same
     try:
         result = program.main(list(arguments), prog_name="vecmeter", standalone_mode=False)
         sys.stdout.flush()
-    except (BrokenPipeError, SystemExit):  # by the latter click ends it
+    except (BrokenPipeError, SystemExit) as ended:
+        if isinstance(ended, SystemExit) and "_VECMETER_COMPLETE" in os.environ:
+            return int(ended.code or 0)  # a word was completed
         # The reader has gone, which is how `| head` ends; the interpreter's own flush must not complain again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.PIPE_CLOSED
@@ -71,3 +75,12 @@ def run(arguments: Sequence[str]) -> int:
         return result if isinstance(result, int) else ExitCode.OK
     failure.show(as_json=as_json)
     return failure.exit_code
+
+
+def _make_streams_usable() -> None:
+    """Those that were closed lead nowhere, and what stdout's encoding has no sign for is escaped."""
+    for name, flag in (("stdin", os.O_RDONLY), ("stdout", os.O_WRONLY), ("stderr", os.O_WRONLY)):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, flag), "r" if name == "stdin" else "w"))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")

@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 ROOT = "/indexes"
 # What their clients call at the root beside indexes; nothing of it is here.
-ELSEWHERE = ("/collections", "/backups", "/restore-jobs", "/embed", "/rerank", "/models")
+ELSEWHERE = ("/collections", "/backups", "/backup-schedules", "/restore-jobs", "/embed", "/rerank", "/models")
 REQUEST_ID = "X-Pinecone-Request-Id"
 
 # Their codes by status; what does not validate is 400 with them, 422 with us.
@@ -34,6 +34,9 @@ _BY_CODE: Mapping[str, tuple[int, str]] = {
     "version_conflict": (409, "ABORTED"),
 }
 _QUOTA_EXCEEDED = (403, "QUOTA_EXCEEDED")
+# Seconds. Their clients repeat a 429 by themselves: SDKs 9 and 10 three times, waiting for a minute or more, SDK 7 for
+# as long as it is told, until midnight say. A program that has met the limit of a day is to hear of it now.
+LONGEST_WAIT = 120
 # What their service says, for clients that look for it.
 _MESSAGES: Mapping[str, str] = {
     "collection_exists": "Resource already exists.",
@@ -54,7 +57,10 @@ def envelope(problem: Response, path: str) -> Response:
         "error": {"code": code, "message": _message(details, path), "details": details},
         "status": status,
     }
-    headers = {name: value for name, value in problem.headers.items() if name not in ("content-type", "content-length")}
+    left_out = {"content-type", "content-length"}
+    if status == _QUOTA_EXCEEDED[0] or int(problem.headers.get("retry-after", 0)) > LONGEST_WAIT:
+        left_out.add("retry-after")
+    headers = {name: value for name, value in problem.headers.items() if name not in left_out}
     return Response(json.dumps(body).encode(), status, headers, media_type="application/json")
 
 

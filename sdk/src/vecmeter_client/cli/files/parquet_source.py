@@ -46,6 +46,12 @@ class Parquet:
         return None
 
     def rows(self) -> Iterator[Row | FaultyRow]:
+        try:
+            yield from self._rows()
+        except (OSError, ValueError) as error:  # damaged pages, text that is not UTF-8, moments Python has none for
+            raise FileError(f"what comes after row {self._number} cannot be read: {error}") from error
+
+    def _rows(self) -> Iterator[Row | FaultyRow]:
         groups, first = self._groups_from(self._number)
         wanted = [name for name in self._names if name not in self._columns.ignored]
         start = self._number

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
+from vecmeter_client import VecmeterError
 from vecmeter_client.cli.files.rows import FIELDS, FileError
 
 _ROWS_AT_ONCE = 500
@@ -112,6 +113,7 @@ def open_sink(path: Path, kind: str, columns: Sequence[str], delimiter: str) -> 
         sink.end()
         sys.stdout.buffer.flush()
         return
+    path = path.resolve()  # of a link what it names is replaced, not the link
     part = path.with_name(f"{path.name}.part-{os.getpid()}")
     try:
         with part.open("xb") as file:
@@ -121,8 +123,10 @@ def open_sink(path: Path, kind: str, columns: Sequence[str], delimiter: str) -> 
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
-    except BaseException:
+    except BaseException as error:
         part.unlink(missing_ok=True)
+        if isinstance(error, OSError) and not isinstance(error, VecmeterError) and error.filename is None:
+            error.filename = str(path)  # a full disk names no file
         raise
 
 

@@ -101,7 +101,7 @@ class JsonLines:
             line = next(self._lines, None)
             if line is None:
                 return
-            if not line.isspace():
+            if line.strip():
                 yield self._row(line)
 
     def _row(self, line: str) -> Row | FaultyRow:
@@ -182,6 +182,8 @@ class Csv:
             self._header = next(self._reader(), [])
         except csv.Error as error:
             raise FileError(f"the header is not CSV: {error}") from None
+        if not self._lines.is_text:
+            raise FileError("the header is not UTF-8")
         self._raw_header = self._lines.raw
         columns.check(self._header)
 
